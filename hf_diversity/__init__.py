@@ -1,0 +1,1 @@
+"""Within-layer diversity regularisation for the Hugging Face Trainer."""
