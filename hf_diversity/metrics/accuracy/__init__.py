@@ -1,0 +1,1 @@
+"""Accuracy, as a local module of the `evaluate` library."""

@@ -1,0 +1,36 @@
+"""Accuracy: the share of predictions that equal their reference."""
+
+import datasets
+import evaluate
+import numpy as np
+
+_DESCRIPTION = (
+    "Accuracy is the share of predictions that equal their reference: (1/N) sum_i [prediction_i = reference_i]."
+)
+
+_INPUTS = """
+Args:
+    predictions (`list` of `int`): predicted class of every example.
+    references (`list` of `int`): true class of every example.
+
+Returns:
+    accuracy (`float`): between 0 and 1.
+"""
+
+
+@evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _INPUTS)
+class Accuracy(evaluate.Metric):
+    """Accuracy, as a local module of the `evaluate` library."""
+
+    def _info(self):
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation="",
+            inputs_description=_INPUTS,
+            features=datasets.Features(
+                {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
+            ),
+        )
+
+    def _compute(self, predictions, references):
+        return {"accuracy": float(np.mean(np.asarray(predictions) == np.asarray(references)))}
