@@ -1,0 +1,167 @@
+"""The differentiable forms of the kernels, in eager mode and under torch.compile.
+
+The kernels are custom operators (`hf_diversity::pair_sum`, ...), so that torch.compile sees one opaque node and never
+breaks the graph; outside of it they are called directly, because an operator call costs more than a small layer.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .dispatch import pair_sum_value
+from .tiles import similarity_backward, similarity_forward
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float64 for float64, float32 for everything narrower."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _upcast(activations: Tensor) -> Tensor:
+    """Upcast before any subtraction: a difference of bfloat16 numbers is exact in float32."""
+    return activations.detach().to(accumulation_dtype(activations.dtype))
+
+
+def _as_number(gamma: Tensor | float) -> Tensor | float:
+    """A number where reading it does not wait for a device."""
+    return float(gamma) if isinstance(gamma, Tensor) and gamma.device.type == "cpu" else gamma
+
+
+def _pair_sum(activations: Tensor, gamma: Tensor | float, with_gradient: bool) -> tuple[Tensor, Tensor]:
+    with torch.no_grad(), torch.autocast(activations.device.type, enabled=False):
+        value, gradient = pair_sum_value(_upcast(activations), _as_number(gamma), with_gradient)
+    if gradient is None:
+        return value, activations.new_empty(0)
+    return value, gradient.to(activations.dtype)
+
+
+def _similarity(activations: Tensor, gamma: Tensor | float) -> Tensor:
+    with torch.no_grad(), torch.autocast(activations.device.type, enabled=False):
+        return similarity_forward(_upcast(activations), _as_number(gamma))
+
+
+def _similarity_gradient(activations: Tensor, gamma: Tensor | float, upstream: Tensor) -> Tensor:
+    with torch.no_grad(), torch.autocast(activations.device.type, enabled=False):
+        upcast = _upcast(activations)
+        return similarity_backward(upcast, _as_number(gamma), upstream.to(upcast.dtype)).to(activations.dtype)
+
+
+@torch.library.custom_op("hf_diversity::pair_sum", mutates_args=())
+def _pair_sum_operator(activations: Tensor, gamma: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
+    return _pair_sum(activations, gamma, with_gradient)
+
+
+@_pair_sum_operator.register_fake
+def _(activations: Tensor, gamma: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
+    value = activations.new_empty((), dtype=accumulation_dtype(activations.dtype))
+    shape = activations.shape if with_gradient else (0,)
+    return value, activations.new_empty(shape)
+
+
+@torch.library.custom_op("hf_diversity::similarity", mutates_args=())
+def _similarity_operator(activations: Tensor, gamma: Tensor) -> Tensor:
+    return _similarity(activations, gamma)
+
+
+@_similarity_operator.register_fake
+def _(activations: Tensor, gamma: Tensor) -> Tensor:
+    units = activations.shape[1]
+    return activations.new_empty((units, units), dtype=accumulation_dtype(activations.dtype))
+
+
+@torch.library.custom_op("hf_diversity::similarity_gradient", mutates_args=())
+def _similarity_gradient_operator(activations: Tensor, gamma: Tensor, upstream: Tensor) -> Tensor:
+    return _similarity_gradient(activations, gamma, upstream)
+
+
+@_similarity_gradient_operator.register_fake
+def _(activations: Tensor, gamma: Tensor, upstream: Tensor) -> Tensor:
+    return activations.new_empty(activations.shape)
+
+
+class _FirstOrderOnly(torch.autograd.Function):
+    """Identity on a gradient that refuses to be differentiated with respect to the activations it depends on."""
+
+    @staticmethod
+    def forward(ctx, gradient: Tensor, activations: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx, *unused):
+        raise RuntimeError(
+            "second derivatives of hf_diversity's measures are not implemented: a gradient of a gradient of the "
+            "similarity was asked for (create_graph=True, a gradient penalty, a Hessian); leave the regulariser out "
+            "of that term"
+        )
+
+
+class _PairSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, activations: Tensor, gamma: Tensor | float, with_gradient: bool) -> Tensor:
+        if torch.compiler.is_compiling():
+            value, gradient = torch.ops.hf_diversity.pair_sum(activations, _as_tensor(gamma), with_gradient)
+        else:
+            value, gradient = _pair_sum(activations, gamma, with_gradient)
+        ctx.save_for_backward(activations, gradient)
+        return value
+
+    @staticmethod
+    def backward(ctx, upstream: Tensor):
+        activations, gradient = ctx.saved_tensors
+        if torch.is_grad_enabled() and activations.requires_grad and not torch.compiler.is_compiling():
+            gradient = _FirstOrderOnly.apply(gradient, activations)
+        return (gradient * upstream).to(gradient.dtype), None, None
+
+
+class _Similarity(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, activations: Tensor, gamma: Tensor | float) -> Tensor:
+        ctx.gamma = gamma
+        ctx.save_for_backward(activations)
+        if torch.compiler.is_compiling():
+            return torch.ops.hf_diversity.similarity(activations, _as_tensor(gamma))
+        return _similarity(activations, gamma)
+
+    @staticmethod
+    def backward(ctx, upstream: Tensor):
+        (activations,) = ctx.saved_tensors
+        if torch.compiler.is_compiling():
+            gradient = torch.ops.hf_diversity.similarity_gradient(activations, _as_tensor(ctx.gamma), upstream)
+        else:
+            gradient = _similarity_gradient(activations, ctx.gamma, upstream)
+            if torch.is_grad_enabled():
+                gradient = _FirstOrderOnly.apply(gradient, activations)
+        return gradient, None
+
+
+def _as_tensor(gamma: Tensor | float) -> Tensor:
+    """Custom operators take gamma as a tensor only."""
+    return gamma if isinstance(gamma, Tensor) else torch.tensor(gamma, dtype=torch.float64)
+
+
+def pair_sum(activations: Tensor, gamma: Tensor | float) -> Tensor:
+    """(1/N) sum_i sum_{n != m} exp(-gamma (a_in - a_im)^2), differentiable once.
+
+    Args:
+        activations: (N, D), any float dtype, N >= 1, D >= 1.
+        gamma: sharpness, positive; a number or a 0-dim tensor; a constant, it gets no gradient.
+
+    Returns:
+        0-dim, between 0 and D (D - 1); float64 for float64, float32 otherwise.
+    """
+    return _PairSum.apply(activations, gamma, activations.requires_grad and torch.is_grad_enabled())
+
+
+def similarity(activations: Tensor, gamma: Tensor | float) -> Tensor:
+    """S with s_nm = (1/N) sum_i exp(-gamma (a_in - a_im)^2), differentiable once; the backward pass recomputes its
+    tiles.
+
+    Args:
+        activations: (N, D), any float dtype, N >= 1, D >= 1.
+        gamma: sharpness, positive; a number or a 0-dim tensor; a constant, it gets no gradient.
+
+    Returns:
+        (D, D), symmetric, unit diagonal; float64 for float64, float32 otherwise.
+    """
+    return _Similarity.apply(activations, gamma)
