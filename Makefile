@@ -1,6 +1,8 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 PYTHON ?= python3
 VENV   ?= .venv
+# Further arguments of pip install, say a constraints file
+PIP_ARGS ?=
 BIN    := $(VENV)/bin
 # Small models on small machines: more OpenMP threads than cores makes the suite several times slower.
 export TOKENIZERS_PARALLELISM = false
@@ -15,7 +17,7 @@ help:  ## show the targets
 # The stamp is rewritten only when pyproject.toml changes, so nothing that is installed is installed again.
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --editable '.[dev]'
 	touch $@
 
 env: $(VENV)/.installed  ## create the environment
@@ -33,7 +35,7 @@ test-gpu: $(VENV)/.installed  ## run the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu
 
 test-min:  ## run the tests on the oldest transformers that pyproject.toml allows
-	$(MAKE) test VENV=.venv-min PIP_CONSTRAINT=$(CURDIR)/tests/constraints-min.txt
+	$(MAKE) test VENV=.venv-min PIP_ARGS='--constraint tests/constraints-min.txt'
 
 bench: $(VENV)/.installed  ## measure every bar of the performance table
 	$(BIN)/python benchmarks/run.py

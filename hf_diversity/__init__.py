@@ -1,1 +1,7 @@
 """Within-layer diversity regularisation for the Hugging Face Trainer."""
+
+from .config import DiversityConfig
+from .trainer import DiversityMixin, DiversitySeq2SeqTrainer, DiversityTrainer
+
+__version__ = "0.1.0.dev0"
+__all__ = ["DiversityConfig", "DiversityMixin", "DiversitySeq2SeqTrainer", "DiversityTrainer", "__version__"]

@@ -10,6 +10,8 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from .functional import DEFAULT_JITTER
+
 if TYPE_CHECKING:
     Gamma = float | str
 else:
@@ -35,8 +37,8 @@ class DiversityConfig:
     - `gamma="median"` follows the scale of the activations, so J has the same pull in every layer and cannot be
       lowered by merely growing the activations. That pull never saturates, so `diversity_weight` must be small: in the
       pilot (FashionMNIST and CIFAR-10, 1,000-2,000 images) 0.1 and 1 cost 0.2 to 0.9 points of test accuracy on clean
-      labels and 0.01 cost nothing that could be told from noise. Noisy labels were what rewarded more (1.0: +2.5 points
-      with 40 % of the labels random).
+      labels and 0.01 cost nothing that could be told from noise. Noisy labels were what rewarded more (1.0: +2.5
+      points with 40 % of the labels random).
     - `activation_weight=0`: with a scale-free gamma the norm term is not needed to keep J honest, and it is not
       scale-free itself: 0.01 was harmless on one data set and cost 8 points on another.
     - `reduction="mean"`: the sum over pairs grows as D^2, which would tie `diversity_weight` to the layer's width.
@@ -48,7 +50,7 @@ class DiversityConfig:
         TypeError: a value has the wrong type.
 
     Example:
-        >>> DiversityConfig(measure="logdet", diversity_weight=0.001, layers=["encoder.layer.*.output"])  # doctest: +SKIP
+        >>> config = DiversityConfig(measure="logdet", diversity_weight=0.001, layers=["encoder.layer.*.output"])
     """
 
     measure: Literal["direct", "det", "logdet", "none"] = field(
@@ -59,7 +61,8 @@ class DiversityConfig:
         },
     )
     diversity_weight: float = field(
-        default=0.01, metadata={"help": "Weight of J, lambda_1 of the paper. With both weights 0 training is Trainer's."}
+        default=0.01,
+        metadata={"help": "Weight of J, lambda_1 of the paper. With both weights 0 training is Trainer's."},
     )
     activation_weight: float = field(
         default=0.0, metadata={"help": "Weight of the mean squared norm of the activations, lambda_2 of the paper."}
@@ -67,8 +70,8 @@ class DiversityConfig:
     gamma: Gamma = field(
         default="median",
         metadata={
-            "help": "Sharpness of the similarity exp(-gamma (a_n - a_m)^2): a positive number, or 'median' to follow the "
-            "median distance between units (a running average, saved with the checkpoint)."
+            "help": "Sharpness of the similarity exp(-gamma (a_n - a_m)^2): a positive number, or 'median' to follow "
+            "the median distance between units (a running average, saved with the checkpoint)."
         },
     )
     reduction: Literal["mean", "sum"] = field(
@@ -85,8 +88,9 @@ class DiversityConfig:
     samples: Literal["auto", "positions", "pooled", "first"] = field(
         default="auto",
         metadata={
-            "help": "How activations with positions (pixels, tokens) become samples: 'positions' every one is a sample, "
-            "'pooled' their mean, 'first' the first token, 'auto' pooled for feature maps and positions for tokens."
+            "help": "How activations with positions (pixels, tokens) become samples: 'positions' every one is a "
+            "sample, 'pooled' their mean, 'first' the first token, 'auto' pooled for feature maps and positions for "
+            "tokens."
         },
     )
     max_samples: int | None = field(
@@ -97,8 +101,10 @@ class DiversityConfig:
         metadata={"help": "Similarity over the batch of all processes ('global') or of each process ('local')."},
     )
     jitter: float = field(
-        default=1e-4,
-        metadata={"help": "Added to the diagonal of S before 'det' and 'logdet': their value is that of S + jitter I."},
+        default=DEFAULT_JITTER,
+        metadata={
+            "help": "Added to the diagonal of S before 'det' and 'logdet': their value is that of S + jitter I."
+        },
     )
 
     def __post_init__(self):
@@ -108,7 +114,8 @@ class DiversityConfig:
                 self.gamma = float(self.gamma)
             except ValueError:
                 raise ValueError(
-                    f"gamma is {self.gamma!r}: it must be a positive number or 'median'; type gamma=\"median\" or gamma=1.0"
+                    f"gamma is {self.gamma!r}: it must be a positive number or 'median'; type gamma=\"median\" or "
+                    "gamma=1.0"
                 ) from None
         if isinstance(self.layers, str):
             raise TypeError(f"layers is the text {self.layers!r}: it must be a list; type layers=[{self.layers!r}]")
@@ -133,7 +140,7 @@ class DiversityConfig:
                 raise ValueError(f"{name} is {weight}: it must be finite and >= 0; type {name}=0.0 to switch it off")
         if self.gamma != "median" and not (math.isfinite(_number("gamma", self.gamma)) and float(self.gamma) > 0):
             raise ValueError(
-                f"gamma is {self.gamma}: the similarity exp(-gamma d^2) needs a finite gamma > 0; type gamma=\"median\" "
+                f'gamma is {self.gamma}: the similarity exp(-gamma d^2) needs a finite gamma > 0; type gamma="median" '
                 "to have it follow the activations"
             )
         if not (math.isfinite(_number("jitter", self.jitter)) and self.jitter >= 0):
@@ -143,19 +150,22 @@ class DiversityConfig:
                 raise TypeError(f"max_samples is {self.max_samples!r}: it must be a whole number or None")
             if self.max_samples < 2:
                 raise ValueError(
-                    f"max_samples is {self.max_samples}: similarity over a batch needs at least 2; type max_samples=None "
-                    "for all"
+                    f"max_samples is {self.max_samples}: similarity over a batch needs at least 2; type "
+                    "max_samples=None for all"
                 )
         if self.layers is not None:
             if not isinstance(self.layers, list | tuple) or not all(isinstance(name, str) for name in self.layers):
                 raise TypeError(f"layers is {self.layers!r}: it must be a list of module names or None")
             if not self.layers:
-                raise ValueError("layers is empty: name at least one module, or type layers=None for the last hidden one")
+                raise ValueError(
+                    "layers is empty: name at least one module, or type layers=None for the last hidden one"
+                )
             self.layers = list(self.layers)
         if self.measure == "none" and self.activation_weight == 0 and self.diversity_weight > 0:
             raise ValueError(
-                "measure is 'none' and activation_weight is 0: nothing would be regularised; type activation_weight=1e-4 "
-                "for the norm term alone, or diversity_weight=0 as well to train as Trainer does"
+                "measure is 'none' and activation_weight is 0: nothing would be regularised; type "
+                "activation_weight=1e-4 for the norm term alone, or diversity_weight=0 as well to train as Trainer "
+                "does"
             )
 
     @property

@@ -1,0 +1,83 @@
+"""Every collective of the package, in one place.
+
+Without an initialised process group, or with one process, each function is the identity and costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    """Number of processes that train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def sum_over_processes(tensor: Tensor) -> Tensor:
+    """Sum a tensor of one shape over all processes, without gradient; the same result everywhere."""
+    if world_size() == 1:
+        return tensor.detach()
+    total = tensor.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total
+
+
+class _WeightedMean(torch.autograd.Function):
+    """Mean over all processes' samples of several tensors, each a mean over this process's samples.
+
+    Forward: sum_r N_r x_r / sum_r N_r, by one all-reduce of the payload and the count together.
+
+    Backward: the gradient of the loss in process r with respect to x_r is W N_r / sum N times the incoming one, W the
+    number of processes. A sum in the backward pass would collect the W incoming gradients, but they are equal: every
+    process computes the same number from the same mean. So the sum is a factor W and needs no second collective. That
+    factor is what the average of DDP, FSDP and DeepSpeed over processes takes away again, which leaves exactly the
+    gradient of one process on the whole batch.
+    """
+
+    @staticmethod
+    def forward(ctx, count: int, *means: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        dtype = torch.float64 if any(mean.dtype == torch.float64 for mean in means) else torch.float32
+        parts = [mean.to(dtype).reshape(-1) * count for mean in means]
+        payload = torch.cat([*parts, means[0].new_tensor([float(count)], dtype=dtype)])
+        dist.all_reduce(payload)
+        total = payload[-1]
+        ctx.factor = dist.get_world_size() * count / total
+        averages = (payload[:-1] / total).split([mean.numel() for mean in means])
+        return tuple(a.reshape(mean.shape).to(mean.dtype) for a, mean in zip(averages, means, strict=True))
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        return None, *(None if g is None else (g * ctx.factor).to(g.dtype) for g in gradients)
+
+
+def mean_over_samples(means: Sequence[Tensor], count: int) -> tuple[Tensor, ...]:
+    """Turn means over this process's samples into means over the samples of all processes.
+
+    Args:
+        means: tensors, the same shapes in every process; each a mean over `count` samples.
+        count: samples in this process, may differ between processes and may be 0.
+
+    Returns:
+        Tensors of the same shapes, equal in every process. Their gradient, once parameter gradients are averaged over
+        processes (as DDP and FSDP do), is that of one process on the whole batch. One collective for all of them.
+    """
+    if world_size() == 1:
+        return tuple(means)
+    return _WeightedMean.apply(count, *means)
+
+
+def real_batch_size(accelerator, batch_size: int) -> int:
+    """How many of this process's `batch_size` examples are real in an evaluation batch.
+
+    accelerate repeats examples so that every process has a full last batch, and `gather_for_metrics` drops what
+    exceeds `gradient_state.remainder` of the processes' batches laid end to end; this is the same rule, locally.
+    """
+    state = accelerator.gradient_state
+    if world_size() == 1 or not state.end_of_dataloader or state.remainder <= 0:
+        return batch_size
+    return min(max(state.remainder - accelerator.process_index * batch_size, 0), batch_size)

@@ -1,0 +1,169 @@
+"""Exact values over a whole data set: the statistics are means over samples, so they are summed batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .bandwidth import estimate_gamma
+from .capture import ActivationCapture
+from .config import DiversityConfig
+from .distributed import sum_over_processes
+from .layers import find_layers
+from .measures import Logdet, Measure, make_measure
+from .regularizer import norm_statistic
+from .samples import position_mask, rows_by_layer
+
+
+@dataclass
+class LayerMeasurement:
+    """One layer over a whole data set.
+
+    Attributes:
+        diversity: J of the configured measure; None for `measure="none"`.
+        activation_norm: P, the mean squared norm of a sample's activations.
+        gamma: the gamma that was used; None if no similarity was asked for.
+        num_samples: samples (rows) seen by all processes.
+        statistic: the mean over samples from which J follows: a scalar for Direct, S for Det and Logdet; or None.
+    """
+
+    diversity: float | None
+    activation_norm: float
+    gamma: float | None
+    num_samples: int
+    statistic: Tensor | None
+
+    @property
+    def similarity(self) -> Tensor:
+        """S, (D, D)."""
+        if self.statistic is None or self.statistic.ndim != 2:
+            raise AttributeError("the similarity matrix was not measured; call hf_diversity.evaluation.measure_layers")
+        return self.statistic
+
+    @property
+    def mean_similarity(self) -> float:
+        """Mean off-diagonal element of S."""
+        units = self.similarity.shape[0]
+        return float((self.similarity.sum() - self.similarity.trace()) / (units * (units - 1)))
+
+
+class DiversityMeter:
+    """Sums of a measure's statistic and of the norm over batches.
+
+    Args:
+        measure: None for the norm alone.
+        gamma: gives a layer's gamma, or None where it has to be estimated from the first batch.
+    """
+
+    def __init__(self, measure: Measure | None, gamma: Callable[[str], Tensor | float | None]):
+        """See the class."""
+        self.measure = measure
+        self._gamma = gamma
+        self._gammas: dict[str, Tensor | float] = {}
+        self._sums: dict[str, list[Tensor]] = {}
+        self._counts: dict[str, int] = {}
+        self._units: dict[str, int] = {}
+
+    @torch.no_grad()
+    def update(self, rows: Mapping[str, Tensor]) -> None:
+        """Add a batch.
+
+        Args:
+            rows: (N, D) by layer; N may be 0 in some processes.
+        """
+        for name, values in rows.items():
+            count, units = values.shape
+            with torch.autocast(values.device.type, enabled=False):
+                if self.measure is not None and name not in self._gammas:
+                    gamma = self._gamma(name)
+                    self._gammas[name] = estimate_gamma(values) if gamma is None else gamma
+                statistics = []
+                if count:
+                    statistics = [norm_statistic(values)]
+                    if self.measure is not None:
+                        statistics.append(self.measure.statistic(values, self._gammas[name]))
+            wide = torch.float32 if values.device.type == "mps" else torch.float64
+            if name not in self._sums:
+                self._sums[name] = [torch.zeros((), dtype=wide, device=values.device)]
+                if self.measure is not None:
+                    self._sums[name].append(values.new_zeros(self.measure.statistic_shape(units), dtype=wide))
+                self._counts[name], self._units[name] = 0, units
+            for total, statistic in zip(self._sums[name], statistics, strict=False):
+                total += statistic.to(wide) * count
+            self._counts[name] += count
+
+    def compute(self) -> dict[str, LayerMeasurement]:
+        """The values over everything that was added in all processes."""
+        result = {}
+        for name, sums in self._sums.items():
+            count = sum_over_processes(torch.tensor([self._counts[name]], device=sums[0].device)).item()
+            means = [sum_over_processes(total) / count for total in sums]
+            statistic = means[1] if len(means) == 2 else None
+            result[name] = LayerMeasurement(
+                diversity=(
+                    None if statistic is None else float(self.measure.value(statistic, self._units[name]))
+                ),
+                activation_norm=float(means[0]),
+                gamma=None if statistic is None else float(self._gammas[name]),
+                num_samples=int(count),
+                statistic=statistic,
+            )  # fmt: skip
+        return result
+
+
+def measure_layers(
+    model: nn.Module,
+    dataloader: Iterable[Mapping[str, Any]],
+    diversity: DiversityConfig | None = None,
+    gamma: float | None = None,
+) -> dict[str, LayerMeasurement]:
+    """Measure layers of any model over a data set, in evaluation mode, with their similarity matrices.
+
+    Args:
+        model: any model whose layers `find_layers` resolves; left in the mode it was in.
+        dataloader: gives batches as dicts of the model's inputs; tensors are moved to the model's device.
+        diversity: which layers, samples and gamma; weights do not matter. Default: `DiversityConfig()`.
+        gamma: overrides `diversity.gamma`. With "median", it is that of the first batch.
+
+    Returns:
+        By layer; `LayerMeasurement.similarity` is the exact S over all samples. `diversity` is the value of the
+        configured measure, with Direct in the configured reduction.
+
+    Raises:
+        ValueError: no batch came.
+    """
+    diversity = diversity or DiversityConfig()
+    fixed = gamma if gamma is not None else (None if diversity.gamma == "median" else float(diversity.gamma))
+    targets = find_layers(model, diversity.layers)
+    capture = ActivationCapture(targets, model)
+    matrix = Logdet(diversity)  # its statistic is S, from which every measure follows
+    meter = DiversityMeter(matrix, lambda name: fixed)
+    is_encoder_decoder = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), capture.attached():
+            for batch in dataloader:
+                batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+                with capture.armed() as captured:
+                    model(**batch)
+                capture.check(captured, training=False)
+                masks = {t.name: position_mask(batch, t, is_encoder_decoder) for t in targets}
+                meter.update(rows_by_layer(captured, targets, diversity.samples, masks))
+    finally:
+        model.train(was_training)
+    measured = meter.compute()
+    if not measured:
+        raise ValueError("the data loader gave no batch: nothing was measured; check the data set")
+    measure = make_measure(diversity)
+    for layer in measured.values():
+        units = layer.similarity.shape[0]
+        layer.diversity = (
+            None if measure is None else float(measure.value(measure.from_similarity(layer.similarity), units))
+        )
+    return measured

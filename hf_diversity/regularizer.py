@@ -1,0 +1,243 @@
+"""`DiversityRegularizer`: activations in, named parts of the loss out. It knows neither the model nor the trainer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .bandwidth import MedianGamma
+from .config import DiversityConfig
+from .distributed import mean_over_samples, world_size
+from .measures import make_measure
+
+
+class NonFiniteRegularizerError(ValueError):
+    """The regulariser of a layer is NaN or infinite; the step must not reach the optimiser."""
+
+
+class LayerParts(NamedTuple):
+    """What one layer contributes, unweighted; 0-dim tensors on the device of the activations.
+
+    `gamma` and `diversity` (J) are None for `measure="none"`.
+    """
+
+    activation_norm: Tensor
+    gamma: Tensor | None
+    diversity: Tensor | None
+
+    def tensors(self) -> list[Tensor]:
+        """The parts that there are."""
+        return [part for part in self if part is not None]
+
+
+@dataclass
+class RegularizerOutput:
+    """The regulariser of one batch.
+
+    Attributes:
+        penalty: diversity_weight * sum J + activation_weight * sum P, to be added to the task loss; with gradient.
+        layers: the detached, unweighted parts by layer.
+    """
+
+    penalty: Tensor
+    layers: dict[str, LayerParts]
+
+    def check_finite(self, step: int) -> None:
+        """Raise if a part of any layer is not finite. Reads the device once.
+
+        Args:
+            step: the optimiser step, for the message.
+
+        Raises:
+            NonFiniteRegularizerError: names layer, step and cause.
+        """
+        values = torch.stack([part.double() for layer in self.layers.values() for part in layer.tensors()]).tolist()
+        for name, layer in self.layers.items():
+            norm, gamma, diversity = (values.pop(0) if part is not None else 0.0 for part in layer)
+            if cause := _why_not_finite(norm, gamma, diversity):
+                raise NonFiniteRegularizerError(_not_finite_message(name, step, cause))
+
+
+def _not_finite_message(name: str, step: int, cause: str) -> str:
+    return (
+        f"the diversity regulariser of layer {name!r} is not finite at step {step}: {cause}. The optimiser has not "
+        "seen this step; the last checkpoint is usable"
+    )
+
+
+def _why_not_finite(norm: float, gamma: float, diversity: float) -> str | None:
+    """The cause in words, or None if all is finite."""
+    if not math.isfinite(norm):
+        return (
+            f"its activations have the mean squared norm {norm}: they hold NaN or inf, or are too large to be "
+            "squared; look for a learning rate that is too high, fp16 overflow or bad input data"
+        )
+    if not math.isfinite(gamma):
+        return (
+            'gamma="median" has no value because no two units differ in any sample (dead or identical units); type a '
+            "number, say gamma=1.0, or check the layer's initialisation"
+        )
+    if not math.isfinite(diversity):
+        return (
+            f"the diversity loss is {diversity} at gamma = {gamma}: the similarity matrix is numerically singular; "
+            "type a larger jitter, say jitter=1e-3"
+        )
+    return None
+
+
+class DiversityRegularizer:
+    """Within-layer diversity over the rows of one or more layers.
+
+    Pure but for one thing: with `gamma="median"` it keeps a running estimate of gamma per layer, which `state_dict`
+    and `load_state_dict` carry over a restart.
+
+    Args:
+        config: what to compute.
+
+    References:
+        Laakom et al., "Within-layer Diversity Reduces Generalization Gap" (arXiv 2106.06012) and "WLD-Reg" (AAAI-23).
+
+    Example:
+        >>> regularizer = DiversityRegularizer(DiversityConfig(gamma=1.0))
+        >>> output = regularizer({"fc": torch.randn(8, 4, requires_grad=True)}, step=0)
+        >>> output.penalty.backward()
+    """
+
+    def __init__(self, config: DiversityConfig):
+        """See the class."""
+        self.config = config
+        self.measure = make_measure(config)
+        self.median_gamma = MedianGamma() if self.measure is not None and config.gamma == "median" else None
+        self._fixed_gamma = None if config.gamma == "median" else float(config.gamma)
+
+    @property
+    def citation(self) -> str | None:
+        """BibTeX of the measure's source; None for the norm term alone."""
+        return self.measure.citation if self.measure is not None else None
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The configuration as plain values."""
+        return self.config.to_dict()
+
+    def __call__(self, rows: Mapping[str, Tensor], step: int) -> RegularizerOutput:
+        """Compute the regulariser of one batch.
+
+        Args:
+            rows: (N, D) activations by layer, N samples of D units; N may differ between layers and processes.
+            step: optimiser steps done so far.
+
+        Returns:
+            The penalty and its parts. With `sync="global"` they are those of all processes' samples.
+
+        Raises:
+            ValueError: a layer has one unit, or one sample where there is one process, or none.
+            TypeError: activations are not floating point.
+        """
+        synchronise = self.config.sync == "global" and world_size() > 1
+        for name, values in rows.items():
+            check_rows(name, values, alone=not synchronise)
+        # Autocast would run the pieces in half precision, where det and cholesky do not exist and sums lose digits
+        with torch.autocast(next(iter(rows.values())).device.type, enabled=False):
+            gammas = self._gammas(rows, step, synchronise)
+            penalty, layers = None, {}
+            for name, values in rows.items():
+                try:
+                    diversity, norm = self._layer(values, gammas.get(name), synchronise)
+                except ValueError as error:  # det and logdet of a matrix that is not positive definite, on the CPU
+                    norm = norm_statistic(values.detach()).item()
+                    cause = _why_not_finite(norm, float(gammas.get(name, 0.0)), 0.0) or str(error)
+                    raise NonFiniteRegularizerError(_not_finite_message(name, step, cause)) from error
+                term = self.config.activation_weight * norm
+                if diversity is not None:
+                    term = term + self.config.diversity_weight * diversity
+                penalty = term if penalty is None else penalty + term.to(penalty.device)
+                layers[name] = LayerParts(
+                    norm.detach(), gammas.get(name), None if diversity is None else diversity.detach()
+                )
+        return RegularizerOutput(penalty, layers)
+
+    def _gammas(self, rows: Mapping[str, Tensor], step: int, synchronise: bool) -> dict[str, Tensor]:
+        if self.measure is None:
+            return {}
+        if self.median_gamma is not None:
+            return self.median_gamma.update(rows, step, synchronise)
+        return {name: torch.tensor(self._fixed_gamma, device=r.device) for name, r in rows.items()}
+
+    def _layer(self, rows: Tensor, gamma: Tensor | None, synchronise: bool) -> tuple[Tensor | None, Tensor]:
+        """J (or None) and P of one layer, over all processes if `synchronise`."""
+        count, units = rows.shape
+        # A part with weight 0 is logged, and must not cost a gradient
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.activation_weight > 0):
+            parts = [norm_statistic(rows)]
+        if self.measure is not None:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.diversity_weight > 0):
+                parts.append(
+                    self.measure.statistic(rows, gamma)
+                    if count
+                    else rows.sum() * 0 + self.measure.statistic(rows.new_zeros(1, units), gamma) * 0
+                )
+        if synchronise:
+            parts = list(mean_over_samples(parts, count))
+        if self.measure is None:
+            return None, parts[0]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.diversity_weight > 0):
+            return self.measure.value(parts[1], units), parts[0]
+
+    def current_gamma(self, name: str) -> Tensor | float | None:
+        """A layer's gamma outside training: the number, the running estimate, or None before there is one."""
+        return self.median_gamma.current(name) if self.median_gamma is not None else self._fixed_gamma
+
+    def state_dict(self, step: int) -> dict[str, Any]:
+        """What has to be saved after `step` optimiser steps to continue exactly; plain JSON values."""
+        return {"gamma": self.median_gamma.state_dict(step)} if self.median_gamma is not None else {}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device | str = "cpu") -> None:
+        """Continue from `state_dict`."""
+        if self.median_gamma is not None:
+            self.median_gamma.load_state_dict(state.get("gamma", {}), device)
+
+
+def norm_statistic(rows: Tensor) -> Tensor:
+    """P = (1/N) sum_i ||a_i||^2 in float32 at least; 0 with a gradient path for no rows at all."""
+    wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
+    return wide.pow(2).sum() / max(rows.shape[0], 1)
+
+
+def check_rows(name: str, rows: Tensor, alone: bool = True) -> None:
+    """Refuse rows from which similarity over a batch cannot be computed.
+
+    Args:
+        name: the layer, for the message.
+        rows: (N, D).
+        alone: whether these are all samples there are; other processes may hold more otherwise.
+
+    Raises:
+        TypeError: not floating point.
+        ValueError: fewer than 2 units, or fewer than 2 samples.
+    """
+    if not rows.is_floating_point():
+        raise TypeError(
+            f"layer {name!r} gives {rows.dtype} activations: similarity needs floating point; name a layer that "
+            "computes"
+        )
+    if rows.shape[1] < 2:
+        raise ValueError(
+            f"layer {name!r} has {rows.shape[1]} unit: within-layer diversity compares units and needs at least 2; "
+            "name another layer"
+        )
+    if alone and rows.shape[0] == 0:
+        raise ValueError(
+            f"layer {name!r} has 0 samples after the attention mask: the batch is padding only; check the data "
+            "collator"
+        )
+    if alone and rows.shape[0] == 1:
+        raise ValueError(
+            f"layer {name!r} has 1 sample in this batch: similarity is an average over a batch and needs at least 2; "
+            "type a larger per_device_train_batch_size, or dataloader_drop_last=True if it is the last batch of an "
+            "epoch"
+        )

@@ -1,0 +1,158 @@
+"""From a layer's activations to the (N, D) matrix of samples and units that the measures take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .capture import LayerTarget
+
+_CHANNELS_FIRST = (
+    nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.modules.pooling._AdaptiveAvgPoolNd
+)  # fmt: skip
+_CHANNELS_LAST = (nn.Linear, nn.LayerNorm)
+
+
+def unit_axis(module: nn.Module, activations: Tensor, name: str) -> int:
+    """Which axis of `activations` counts units.
+
+    Rank 2 (N, D) and rank 3 (N, T, D) have them last. Rank 4 and more is (N, C, H, W) after a convolution and
+    (N, H, W, C) after a LayerNorm or Linear: the last layer within `module` whose width fits one of the two decides.
+
+    Raises:
+        ValueError: the module gives no evidence for either.
+    """
+    if activations.ndim <= 3:
+        return -1
+    for leaf in reversed([m for m in module.modules() if not list(m.children())]):
+        if isinstance(leaf, _CHANNELS_FIRST) or type(leaf).__name__ == "LayerNorm2d":
+            return 1
+        if isinstance(leaf, _CHANNELS_LAST):
+            return -1
+    if activations.shape[2] == activations.shape[3] != activations.shape[1]:
+        return 1
+    if activations.shape[1] == activations.shape[2] != activations.shape[3]:
+        return -1
+    raise ValueError(
+        f"layer {name!r} ({type(module).__name__}) gives activations of shape {tuple(activations.shape)}, and nothing "
+        "says which axis counts its units; name a layer inside it that is a convolution, a Linear or a norm"
+    )
+
+
+def to_samples(
+    activations: Tensor, axis: int = -1, samples: str = "auto", mask: Tensor | None = None, name: str = "activations"
+) -> Tensor:
+    """Turn activations of any rank into rows.
+
+    Args:
+        activations: (N, D), (N, T, D), (N, C, H, W) or (N, H, W, C).
+        axis: the axis that counts units, see `unit_axis`.
+        samples: "positions", "pooled", "first" or "auto", see `DiversityConfig.samples`.
+        mask: (N, T), non-zero where a position of rank-3 activations is real; padding is left out of every form. A
+        mask
+            of another shape belongs to another tensor and is ignored.
+        name: the layer, for error messages.
+
+    Returns:
+        (number of samples, D), sharing memory where it can.
+
+    Raises:
+        ValueError: `samples="first"` for feature maps, or activations without a batch axis.
+    """
+    if activations.ndim < 2:
+        raise ValueError(
+            f"layer {name!r} gives activations of shape {tuple(activations.shape)}: they need a batch axis and a unit "
+            "axis; name another layer"
+        )
+    if activations.ndim == 2:
+        return activations
+    units_last = activations.movedim(axis, -1)
+    if samples == "auto":
+        samples = "positions" if activations.ndim == 3 else "pooled"
+    masked = mask is not None and activations.ndim == 3 and tuple(mask.shape) == tuple(units_last.shape[:2])
+    if samples == "first":
+        if activations.ndim != 3:
+            raise ValueError(
+                f'samples is "first" but layer {name!r} gives feature maps of shape {tuple(activations.shape)}, which '
+                'have no first token; type samples="pooled" or "positions"'
+            )
+        if not masked:
+            return units_last[:, 0]
+        first = mask.to(torch.int8).ne(0).to(torch.int8).argmax(dim=1)  # left padding moves the first token
+        return units_last[torch.arange(len(first), device=first.device), first]
+    if samples == "pooled":
+        if not masked:
+            return units_last.flatten(1, -2).mean(dim=1)
+        # In float32 at least: a sum over positions loses digits in half precision, and with them the gradient's sign
+        weight = mask.ne(0).to(torch.promote_types(units_last.dtype, torch.float32)).unsqueeze(-1)
+        real = weight.sum(dim=1)
+        return ((units_last * weight).sum(dim=1) / real.clamp(min=1))[real[:, 0] > 0]
+    if masked:
+        return units_last[mask.ne(0)]
+    return units_last.reshape(-1, units_last.shape[-1])
+
+
+def subsample(rows: Tensor, max_samples: int | None, seed: int) -> Tensor:
+    """Keep at most `max_samples` rows, drawn without replacement by a generator of its own.
+
+    The global random state is left alone, so that a run with and one without the regulariser draw the same dropout
+    masks and the same data order.
+    """
+    if max_samples is None or rows.shape[0] <= max_samples:
+        return rows
+    chosen = torch.randperm(rows.shape[0], generator=torch.Generator().manual_seed(seed))[:max_samples]
+    return rows[chosen.to(rows.device, non_blocking=True)]
+
+
+def position_mask(inputs: Mapping[str, Any], target: LayerTarget, is_encoder_decoder: bool) -> Tensor | None:
+    """The mask of real tokens that belongs to a layer, from the model's inputs; None if there is none.
+
+    An encoder-decoder model has two: everything outside its encoder works on the decoder's tokens, whose padding is in
+    `decoder_attention_mask` or shows as the label -100.
+    """
+    if is_encoder_decoder and "encoder" not in target.name.split("."):
+        if (mask := inputs.get("decoder_attention_mask")) is not None:
+            return mask
+        labels = inputs.get("labels")
+        return labels.ne(-100) if isinstance(labels, Tensor) and labels.ndim == 2 else None
+    mask = inputs.get("attention_mask")
+    return mask if isinstance(mask, Tensor) else None
+
+
+def rows_by_layer(
+    captured: Mapping[str, list[Tensor]],
+    targets: Sequence[LayerTarget],
+    samples: str,
+    masks: Mapping[str, Tensor | None],
+    keep: int | None = None,
+) -> dict[str, Tensor]:
+    """Turn what was captured in one forward pass into rows.
+
+    Args:
+        captured: activations by layer, one tensor for each time it ran; all of them are samples.
+        targets: the layers.
+        samples: see `to_samples`.
+        masks: real tokens by layer, see `position_mask`.
+        keep: use only the first so many examples of the batch; None for all.
+
+    Returns:
+        (N, D) rows by layer.
+    """
+    rows = {}
+    for target in targets:
+        mask = masks.get(target.name)
+        pieces = [
+            to_samples(
+                activations[:keep],
+                unit_axis(target.module, activations, target.name),
+                samples,
+                mask if mask is None else mask[:keep],
+                target.name,
+            )
+            for activations in captured[target.name]
+        ]
+        rows[target.name] = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+    return rows

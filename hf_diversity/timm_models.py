@@ -1,0 +1,85 @@
+"""A raw timm model in the trainer: wrapped so that it takes labels, and so that its checkpoints reload."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
+
+from .compat import keep_timm_names
+
+
+def is_raw_timm_model(model: object) -> bool:
+    """Whether `model` came from `timm.create_model` and is not wrapped by transformers."""
+    return (
+        isinstance(model, nn.Module)
+        and isinstance(getattr(model, "pretrained_cfg", None), dict)
+        and callable(getattr(model, "get_classifier", None))
+        and callable(getattr(model, "forward_features", None))
+    )
+
+
+def wrap_timm_model(model: nn.Module, model_args: dict[str, Any] | None = None) -> TimmWrapperForImageClassification:
+    """Put a timm model into transformers' `TimmWrapperForImageClassification`, sharing its parameters.
+
+    A plain timm model takes no labels and returns no loss, so Trainer can neither train nor evaluate it. The wrapper
+    can, and what it saves is loaded by `AutoModelForImageClassification.from_pretrained(folder)` as well as by
+    `timm.create_model("local-dir:folder")`.
+
+    Args:
+        model: from `timm.create_model(...)`; trained in place.
+        model_args: what `create_model` was given beside the name and `num_classes`. Found out if None, where it is
+            `in_chans` or `img_size`.
+
+    Returns:
+        The wrapper; `wrapper.timm_model is model`.
+
+    Raises:
+        ValueError: the model has no classifier, or could not be rebuilt from its name and arguments.
+    """
+    name = model.pretrained_cfg.get("architecture") or model.pretrained_cfg.get("tag")
+    classes = getattr(model, "num_classes", 0)
+    if not classes:
+        raise ValueError(
+            f"the timm model {name!r} has no classifier (num_classes=0): type timm.create_model({name!r}, "
+            "num_classes=...)"
+        )
+    model_args = _guess_model_args(model) if model_args is None else model_args
+    pretrained_cfg = {k: v for k, v in copy.deepcopy(model.pretrained_cfg).items() if v is not None}
+    config = TimmWrapperConfig.from_dict(
+        {"architecture": name, "pretrained_cfg": pretrained_cfg, "model_args": model_args or None}, num_labels=classes
+    )
+    # Building the wrapper draws random numbers for weights that are thrown away: the caller's state stays as it was
+    with torch.random.fork_rng():
+        wrapper = TimmWrapperForImageClassification(config)
+    rebuilt = {key: value.shape for key, value in wrapper.timm_model.state_dict().items()}
+    given = {key: value.shape for key, value in model.state_dict().items()}
+    if rebuilt != given:
+        different = sorted(key for key in rebuilt.keys() | given.keys() if rebuilt.get(key) != given.get(key))
+        raise ValueError(
+            f"a checkpoint of this {name!r} could not be reloaded: timm.create_model({name!r}, num_classes={classes}, "
+            f"**{model_args}) gives other weights ({', '.join(different[:4])}{' ...' if len(different) > 4 else ''}). "
+            "Type hf_diversity.timm_models.wrap_timm_model(model, model_args={...}) with the arguments it was created "
+            "with, and pass the result to the trainer"
+        )
+    wrapper.timm_model = model
+    keep_timm_names(wrapper)
+    return wrapper
+
+
+def _guess_model_args(model: nn.Module) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
+    first = model.pretrained_cfg.get("first_conv")
+    first = first[0] if isinstance(first, list | tuple) and first else first
+    if isinstance(first, str) and first:
+        convolution = model.get_submodule(first)
+        default = (model.pretrained_cfg.get("input_size") or (3,))[0]
+        if getattr(convolution, "in_channels", default) != default:
+            arguments["in_chans"] = convolution.in_channels
+    size = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    if size is not None and tuple(size) != tuple(model.pretrained_cfg.get("input_size", ())[1:]):
+        arguments["img_size"] = list(size)
+    return arguments

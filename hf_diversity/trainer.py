@@ -1,0 +1,304 @@
+"""`DiversityTrainer`: Hugging Face's Trainer with the within-layer diversity regulariser in its loss."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import weakref
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers import Seq2SeqTrainer, Trainer
+from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import logging
+
+from .capture import ActivationCapture
+from .config import DiversityConfig
+from .distributed import real_batch_size, world_size
+from .evaluation import DiversityMeter
+from .layers import find_layers
+from .regularizer import DiversityRegularizer, RegularizerOutput
+from .samples import position_mask, rows_by_layer, subsample
+from .timm_models import is_raw_timm_model, wrap_timm_model
+from .training_log import TrainingLog
+
+logger = logging.get_logger(__name__)
+
+CONFIG_NAME = "diversity_config.json"
+STATE_NAME = "diversity_state.json"
+
+
+if TYPE_CHECKING:
+    _TrainerBase = Trainer
+else:
+    _TrainerBase = object  # any subclass of Trainer comes after the mixin
+
+
+class DiversityMixin(_TrainerBase):
+    """Adds the regulariser to any subclass of `transformers.Trainer`: `class MyTrainer(DiversityMixin, Base): ...`.
+
+    The regulariser is added in `compute_loss`, to what the base class computes, so that every loss of the base class
+    stays what it is. One weight means one strength: whatever the accumulation steps, the number of processes or the
+    way the model normalises its own loss, the optimiser sees `diversity_weight` times the gradient of J.
+
+    Args:
+        *args: the base class's.
+        diversity: what to regularise and how; None means `DiversityConfig()`. With both weights 0 nothing is
+            registered, computed, logged or saved: it is the base class.
+        **kwargs: the base class's.
+
+    Raises:
+        ValueError: `diversity.layers` matches nothing in the model, or its last hidden layer cannot be told.
+
+    Logs:
+        Records with `loss` also hold `task_loss`, `diversity` (J summed over layers), `activation_norm` (P summed over
+        layers), `gamma`; with several layers `diversity/<layer>` and `gamma/<layer>`. `loss` stays the optimised sum.
+        Evaluation adds `eval_diversity`, `eval_activation_norm` and `eval_gamma`, exact over the whole set, while
+        `eval_loss` stays the task loss alone.
+    """
+
+    def __init__(self, *args: Any, diversity: DiversityConfig | None = None, **kwargs: Any):
+        """See the class."""
+        if diversity is not None and not isinstance(diversity, DiversityConfig):
+            raise TypeError(
+                f"diversity is a {type(diversity).__name__}: it must be a DiversityConfig; type "
+                "diversity=DiversityConfig(...), or DiversityConfig.from_dict(...) for a dict"
+            )
+        self.diversity = diversity if diversity is not None else DiversityConfig()
+        self.diversity.validate()
+        self._regularizer = DiversityRegularizer(self.diversity)
+        self._training_log = TrainingLog()
+        self._capture: ActivationCapture | None = None
+        self._capture_model: weakref.ref[nn.Module] | None = None
+        self._meter: DiversityMeter | None = None
+        self._unchecked: RegularizerOutput | None = None
+        self._lonely_last_batch = False
+        if args and is_raw_timm_model(args[0]):
+            args = (wrap_timm_model(args[0]), *args[1:])
+        elif is_raw_timm_model(kwargs.get("model")):
+            kwargs["model"] = wrap_timm_model(kwargs["model"])
+        super().__init__(*args, **kwargs)
+        if self.diversity.is_active:
+            if self.args.n_gpu > 1:
+                raise ValueError(
+                    f"{self.args.n_gpu} GPUs in one process (nn.DataParallel): the similarity of a batch cannot be "
+                    "taken over its replicas; start with `accelerate launch`, or show one GPU with "
+                    "CUDA_VISIBLE_DEVICES=0"
+                )
+            self._capture_for(self.model)  # a layer that does not exist fails here, not after the data are loaded
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """Call `model_init`, and wrap a raw timm model it gives."""
+        model = super().call_model_init(trial)
+        return wrap_timm_model(model) if is_raw_timm_model(model) else model
+
+    # ---- training
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any):
+        """Train as the base class does; on resume, the running estimate of gamma continues as well."""
+        if not self.diversity.is_active:
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+        self._regularizer = DiversityRegularizer(self.diversity)
+        self._training_log = TrainingLog()
+        folder = resume_from_checkpoint
+        if folder is True:
+            folder = get_last_checkpoint(self.args.output_dir)
+        if folder:
+            self._load_diversity_state(folder)
+        self._lonely_last_batch = self._last_batch_has_one_example()
+        # torch.compile bakes in the hooks that it finds at its first call, so they have to be there all the time
+        with self._hooks() if self.args.torch_compile and self.model_init is None else contextlib.nullcontext():
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Run the base class's step, then refuse a regulariser that is not finite before the optimiser sees it.
+
+        The check comes after the backward pass, where Trainer reads the loss from the device anyway.
+        """
+        loss = super().training_step(*args, **kwargs)
+        unchecked, self._unchecked = self._unchecked, None
+        if unchecked is not None:
+            unchecked.check_finite(self.state.global_step)
+        return loss
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The base class's loss, plus the regulariser while training; while evaluating, only measure it."""
+        training = model.training and torch.is_grad_enabled()
+        if not self.diversity.is_active or not (training or self._meter is not None):
+            return super().compute_loss(
+                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+            )
+        capture = self._capture_for(model)
+        # Masks are taken first: the base class may pop labels from the caller's dict
+        masks = {t.name: position_mask(inputs, t, self._is_encoder_decoder()) for t in capture.targets}
+        with capture.attached(), capture.armed() as captured:
+            result = super().compute_loss(
+                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+            )
+        capture.check(captured, training)
+        if not training:
+            batch_size = next(iter(captured.values()))[0].shape[0]
+            keep = real_batch_size(self.accelerator, batch_size)
+            self._meter.update(rows_by_layer(captured, capture.targets, self.diversity.samples, masks, keep))
+            return result
+        step = self.state.global_step
+        rows = rows_by_layer(captured, capture.targets, self.diversity.samples, masks)
+        self._refuse_lonely_last_batch(captured, rows)
+        rows = {
+            name: subsample(r, self.diversity.max_samples, seed=self._row_seed(step)) for name, r in rows.items()
+        }  # fmt: skip
+        output = self._regularizer(rows, step)
+        self._unchecked = output
+
+        task_loss = result[0] if return_outputs else result
+        steps = getattr(self, "current_gradient_accumulation_steps", self.args.gradient_accumulation_steps)
+        # Trainer divides the loss by the accumulation steps unless the task loss is normalised over the whole window
+        normalised = self._task_loss_is_normalised(num_items_in_batch)
+        # A new tensor: task_loss is the model's own outputs.loss, which callers may read
+        loss = task_loss + output.penalty.to(task_loss.device) / (steps if normalised else 1)
+        self._training_log.add(task_loss.detach(), output, step, 1.0 if normalised else 1 / steps, 1 / steps)
+        return (loss, result[1]) if return_outputs else loss
+
+    def _task_loss_is_normalised(self, num_items_in_batch: Any) -> bool:
+        """Trainer's own rule for not dividing the loss by the accumulation steps (see `Trainer.training_step`)."""
+        told = getattr(self, "loss_is_scaled_for_ga", None)
+        if told is not None:
+            return told
+        return (
+            self.model_accepts_loss_kwargs and num_items_in_batch is not None
+        ) or self.compute_loss_func is not None
+
+    def _row_seed(self, step: int) -> int:
+        """Draws other rows at every step and in every process, without the global random state."""
+        return (self.args.seed * 1_000_003 + step) * 4099 + self.args.process_index
+
+    # ---- what a batch looks like
+
+    def _is_encoder_decoder(self) -> bool:
+        return bool(getattr(getattr(self.model, "config", None), "is_encoder_decoder", False))
+
+    def _last_batch_has_one_example(self) -> bool:
+        dataset = self.train_dataset
+        if world_size() > 1 or self.args.dataloader_drop_last or not hasattr(dataset, "__len__"):
+            return False
+        return len(dataset) % self.args.train_batch_size == 1
+
+    def _refuse_lonely_last_batch(self, captured, rows) -> None:
+        """Fail in the first step rather than at the end of the first epoch."""
+        if not self._lonely_last_batch:
+            return
+        self._lonely_last_batch = False
+        for name, activations in captured.items():
+            if rows[name].shape[0] <= activations[0].shape[0]:
+                raise ValueError(
+                    f"the last batch of every epoch would have 1 example ({len(self.train_dataset)} examples in "
+                    f"batches of {self.args.train_batch_size}) and layer {name!r} 1 sample: similarity is an average "
+                    "over a batch; type dataloader_drop_last=True, or another per_device_train_batch_size"
+                )
+
+    # ---- hooks
+
+    def _capture_for(self, model: nn.Module) -> ActivationCapture:
+        """The capture of this model's layers; made anew where `model_init` or FSDP replaced the model."""
+        model = self.accelerator.unwrap_model(model, keep_torch_compile=False)
+        if self._capture is None or self._capture_model is None or self._capture_model() is not model:
+            self._capture = ActivationCapture(find_layers(model, self.diversity.layers), model)
+            self._capture_model = weakref.ref(model)
+        return self._capture
+
+    @contextlib.contextmanager
+    def _hooks(self) -> Iterator[None]:
+        with self._capture_for(self.model).attached():
+            yield
+
+    # ---- logs and evaluation
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log as the base class does, with the parts of the loss in the training record."""
+        if "loss" in logs and "learning_rate" in logs:  # Trainer's training record, written in every process
+            logs.update(self._training_log.flush(self.state.global_step))
+        super().log(logs, *args, **kwargs)
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ):
+        """Evaluate as the base class does, and measure the regulariser over the whole set (not in `predict`)."""
+        arguments = (dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        if not self.diversity.is_active or description != "Evaluation":
+            return super().evaluation_loop(*arguments)
+        self._meter = DiversityMeter(self._regularizer.measure, self._regularizer.current_gamma)
+        try:
+            output = super().evaluation_loop(*arguments)
+            measured = self._meter.compute()
+        finally:
+            self._meter = None
+        output.metrics.update(_evaluation_record(measured, metric_key_prefix))
+        return output
+
+    # ---- checkpoints
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save as the base class does, with the regulariser's configuration and state beside the model."""
+        if self.diversity.is_active and self.args.should_save:
+            folder = output_dir if output_dir is not None else self.args.output_dir
+            os.makedirs(folder, exist_ok=True)
+            self.diversity.to_json_file(os.path.join(folder, CONFIG_NAME))
+            with open(os.path.join(folder, STATE_NAME), "w", encoding="utf-8") as file:
+                json.dump(self._regularizer.state_dict(self.state.global_step), file)
+        super().save_model(output_dir, _internal_call)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self.diversity.is_active:
+            self._load_diversity_state(self.state.best_model_checkpoint)
+
+    def _load_diversity_state(self, folder: str) -> None:
+        path = os.path.join(folder, STATE_NAME)
+        if not os.path.isfile(path):
+            if self._regularizer.median_gamma is not None:
+                logger.warning(
+                    f"{folder} has no {STATE_NAME}: it was not saved by a DiversityTrainer, so the running median "
+                    "that sets gamma starts anew"
+                )
+            return
+        with open(path, encoding="utf-8") as file:
+            self._regularizer.load_state_dict(json.load(file), self.args.device)
+
+
+def _evaluation_record(measured, prefix: str) -> dict[str, float]:
+    """Metrics of an evaluation: sums over layers, and each layer's where there are several."""
+    if not measured:
+        return {}
+    record = {f"{prefix}_activation_norm": sum(layer.activation_norm for layer in measured.values())}
+    layers = {name: layer for name, layer in measured.items() if layer.diversity is not None}
+    if layers:
+        record[f"{prefix}_diversity"] = sum(layer.diversity for layer in layers.values())
+    for name, layer in layers.items():
+        suffix = f"/{name}" if len(layers) > 1 else ""
+        record[f"{prefix}_gamma{suffix}"] = layer.gamma
+        if suffix:
+            record[f"{prefix}_diversity{suffix}"] = layer.diversity
+    return record
+
+
+class DiversityTrainer(DiversityMixin, Trainer):
+    """`transformers.Trainer` with within-layer diversity; see `DiversityMixin`.
+
+    Example:
+        >>> trainer = DiversityTrainer(  # doctest: +SKIP
+        ...     model=model, args=TrainingArguments("out"), train_dataset=train, eval_dataset=validation,
+        ...     diversity=DiversityConfig(measure="direct", diversity_weight=0.01),
+        ... )
+        >>> trainer.train()  # doctest: +SKIP
+    """
+
+
+class DiversitySeq2SeqTrainer(DiversityMixin, Seq2SeqTrainer):
+    """`transformers.Seq2SeqTrainer` with within-layer diversity; see `DiversityMixin`.
+
+    With `predict_with_generate` evaluation generates and computes no loss through `compute_loss`, so `eval_diversity`
+    is not measured there; generation itself is never hooked.
+    """

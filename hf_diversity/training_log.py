@@ -1,0 +1,72 @@
+"""The parts of the loss between two log records, kept on the device until they are written."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .distributed import sum_over_processes, world_size
+from .regularizer import RegularizerOutput
+
+
+class TrainingLog:
+    """Sums of task loss, J and P since the last record.
+
+    Scaled as Trainer scales `loss`, so that in every record, up to rounding,
+    `loss = task_loss + diversity_weight * diversity + activation_weight * activation_norm`.
+    """
+
+    def __init__(self):
+        """Start empty."""
+        self._sums: dict[str, Tensor] = {}
+        self._gammas: dict[str, Tensor] = {}
+        self._since_step: int | None = None
+
+    def add(self, task_loss: Tensor, output: RegularizerOutput, step: int, task_share: float, share: float) -> None:
+        """Add one micro-batch.
+
+        Args:
+            task_loss: the task loss as Trainer's compute_loss gave it, detached.
+            output: the regulariser of the micro-batch.
+            step: optimiser steps done so far.
+            task_share: what Trainer multiplies the task loss by before it logs it.
+            share: the part of the optimiser step that this micro-batch is.
+        """
+        if self._since_step is None:
+            self._since_step = step
+        self._add("task_loss", task_loss * task_share)
+        several = len(output.layers) > 1
+        for name, parts in output.layers.items():
+            self._add("activation_norm", parts.activation_norm * share)
+            if parts.diversity is not None:
+                self._add("diversity", parts.diversity * share)
+                if several:
+                    self._add(f"diversity/{name}", parts.diversity * share)
+            if parts.gamma is not None:
+                self._gammas[f"gamma/{name}" if several else "gamma"] = parts.gamma
+
+    def _add(self, key: str, value: Tensor) -> None:
+        value = value.detach().float()
+        self._sums[key] = self._sums[key] + value.to(self._sums[key].device) if key in self._sums else value
+
+    def flush(self, step: int) -> dict[str, float]:
+        """The averages per optimiser step since the last flush, over all processes, unrounded; then start anew.
+
+        Reads the device once and communicates once. `gamma` is the last realised one, with several layers their
+        geometric mean beside one `gamma/<layer>` each.
+        """
+        if self._since_step is None:
+            return {}
+        steps = max(step - self._since_step, 1)
+        keys = [*self._sums, *self._gammas]
+        device = next(iter(self._sums.values())).device
+        values = torch.stack([v.float().to(device) for v in (*self._sums.values(), *self._gammas.values())])
+        values = (sum_over_processes(values) / world_size()).tolist()
+        record = {
+            key: value / steps if key in self._sums else value for key, value in zip(keys, values, strict=True)
+        }  # fmt: skip
+        if len(self._gammas) > 1:
+            logs = torch.tensor([record[key] for key in self._gammas], dtype=torch.float64).log()
+            record["gamma"] = logs.mean().exp().item()
+        self.__init__()
+        return record

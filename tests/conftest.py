@@ -1,0 +1,19 @@
+"""Settings of the whole suite: offline, few threads, quiet."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", os.environ.get("HF_DIVERSITY_TEST_GPU", ""))
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+# Two threads on small eager operations can be ten times slower than one
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)

@@ -1,0 +1,106 @@
+"""Small models, data and arguments that the trainer tests share."""
+
+from __future__ import annotations
+
+import timm
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
+
+
+class Rows(Dataset):
+    """Random inputs and labels, the same for the same seed; every item a dict."""
+
+    def __init__(self, size=16, features=6, classes=3, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        self.x = torch.randn(size, features, generator=generator)
+        self.labels = torch.randint(classes, (size,), generator=generator)
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        return {"x": self.x[index], "labels": self.labels[index]}
+
+
+class Mlp(nn.Module):
+    """Two hidden layers; the last one is named by `fc2`, its activation by `act2`."""
+
+    def __init__(self, features=6, width=8, classes=3, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.fc1 = nn.Linear(features, width)
+        self.fc2 = nn.Linear(width, width)
+        self.act2 = nn.Tanh()
+        self.out = nn.Linear(width, classes)
+
+    def forward(self, x, labels=None):
+        hidden = self.act2(self.fc2(torch.tanh(self.fc1(x))))
+        logits = self.out(hidden)
+        output = {"logits": logits}
+        if labels is not None:
+            output = {"loss": nn.functional.cross_entropy(logits, labels), **output}
+        return output
+
+
+class Images(Dataset):
+    """Random images and labels."""
+
+    def __init__(self, size=16, channels=1, pixels=32, classes=4, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        self.images = torch.randn(size, channels, pixels, pixels, generator=generator)
+        self.labels = torch.randint(classes, (size,), generator=generator)
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return {"pixel_values": self.images[index], "labels": self.labels[index]}
+
+
+class Sentences(Dataset):
+    """Random token ids with padding and labels."""
+
+    def __init__(self, size=16, length=10, vocabulary=50, classes=3, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        self.ids = torch.randint(5, vocabulary, (size, length), generator=generator)
+        self.lengths = torch.randint(3, length + 1, (size,), generator=generator)
+        self.labels = torch.randint(classes, (size,), generator=generator)
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, index):
+        mask = (torch.arange(self.ids.shape[1]) < self.lengths[index]).long()
+        return {"input_ids": self.ids[index] * mask, "attention_mask": mask, "labels": self.labels[index]}
+
+
+def tiny_bert(dropout=0.0, **kwargs):
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
+        max_position_embeddings=32, num_labels=3, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
+        **kwargs,
+    )  # fmt: skip
+    return BertForSequenceClassification(config)
+
+
+def tiny_timm(name="test_vit", **kwargs):
+    torch.manual_seed(0)
+    arguments = {"num_classes": 4, "in_chans": 1, **({"img_size": 32} if "vit" in name else {}), **kwargs}
+    return timm.create_model(name, **arguments)
+
+
+def arguments(path, **kwargs):
+    """TrainingArguments for a few deterministic CPU steps."""
+    defaults = {
+        "output_dir": str(path), "per_device_train_batch_size": 4, "per_device_eval_batch_size": 4, "max_steps": 4,
+        "logging_steps": 1, "report_to": "none", "save_strategy": "no", "use_cpu": True, "disable_tqdm": True,
+        "optim": "sgd", "learning_rate": 0.1, "lr_scheduler_type": "constant", "max_grad_norm": 0.0, "seed": 3,
+    }  # fmt: skip
+    return TrainingArguments(**{**defaults, **kwargs})
+
+
+def weights(model):
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
