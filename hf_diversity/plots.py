@@ -1,0 +1,210 @@
+"""Figures of a training: similarity matrices, train-validation gaps, training curves. Needs matplotlib.
+
+Every function returns `(figure, axes)` and shows or saves nothing. Colours are Okabe and Ito's, which people with any
+kind of colour blindness can tell apart; lines also differ in style.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+History = Sequence[Mapping[str, Any]]
+
+
+def _pyplot() -> Any:
+    try:
+        from matplotlib import pyplot
+    except ImportError as error:
+        raise ImportError(
+            'hf_diversity.plots needs matplotlib, which is not installed; type: pip install "hf_diversity[plots]"'
+        ) from error
+    return pyplot
+
+
+def history_curve(history: History, key: str, axis: str = "epoch") -> tuple[np.ndarray, np.ndarray]:
+    """Return where and what: the values of `axis` and of `key` in the records of a log history that hold both.
+
+    Args:
+        history: `trainer.state.log_history`.
+        key: a logged name, for example "eval_validation_loss".
+        axis: "epoch" or "step".
+    """
+    found = [(record[axis], record[key]) for record in history if key in record and axis in record]
+    positions, values = zip(*found, strict=True) if found else ((), ())
+    return np.asarray(positions, dtype=np.float64), np.asarray(values, dtype=np.float64)
+
+
+def order_units(similarity: Any) -> np.ndarray:
+    """Return an order of the units that puts similar ones side by side (spectral seriation, by the Fiedler vector).
+
+    Args:
+        similarity: S, shape (D, D), symmetric.
+
+    Returns:
+        A permutation of 0 ... D - 1.
+
+    References:
+        Atkins, Boman, Hendrickson: A spectral algorithm for seriation and the consecutive ones problem (1998).
+    """
+    similarity = _matrix("similarity", similarity)
+    degrees = similarity.sum(axis=1)
+    # Normalised, so that a few units unlike all others do not take the whole vector.
+    scale = 1 / np.sqrt(degrees)
+    _, vectors = np.linalg.eigh(scale[:, None] * similarity * scale[None, :])
+    return np.argsort(vectors[:, -2] * scale, kind="stable")
+
+
+def similarity_matrices(matrices: Mapping[str, Any], title: str | None = None) -> tuple[Figure, np.ndarray]:
+    """Draw similarity matrices side by side in one colour scale, units ordered so that clusters show.
+
+    Args:
+        matrices: title and S, shape (D, D), of each, for example `{"before": S0, "after": S1}`. Each is ordered by
+            itself (`order_units`): a network's units have no order of their own.
+        title: written over all of them.
+
+    Returns:
+        The figure, and its axes, shape (len(matrices),).
+
+    Raises:
+        ValueError: nothing was given, or a matrix is not square.
+    """
+    if not matrices:
+        raise ValueError("no similarity matrix was given: pass at least one, as {'after': matrix}")
+    pyplot = _pyplot()
+    drawn = {name: _matrix(name, values) for name, values in matrices.items()}
+    figure, axes = pyplot.subplots(
+        1, len(drawn), figsize=(3.3 * len(drawn) + 0.9, 3.9), squeeze=False, layout="constrained"
+    )
+    for column, (axis, (name, matrix)) in enumerate(zip(axes[0], drawn.items(), strict=True)):
+        order = order_units(matrix)
+        image = axis.imshow(matrix[np.ix_(order, order)], vmin=0, vmax=1, cmap="cividis", interpolation="nearest")
+        axis.set_title(f"{name}\nmean off-diagonal {_mean_off_diagonal(matrix):.3f}", fontsize=10)
+        axis.set_xlabel("unit (similar ones side by side)")
+        if column == 0:
+            axis.set_ylabel("unit")
+    figure.colorbar(image, ax=axes[0].tolist(), label="similarity of two units", shrink=0.75)
+    if title:
+        figure.suptitle(title)
+    return figure, axes[0]
+
+
+def gap_curves(
+    runs: Mapping[str, Sequence[History]], metrics: Sequence[str] = ("accuracy", "loss"), other: str = "validation"
+) -> tuple[Figure, np.ndarray]:
+    """Draw how each metric and its train-validation gap move during training, method by method.
+
+    Args:
+        runs: method and the log histories of its runs (one for each seed). A line is the mean over runs, a band
+            reaches from the smallest to the largest.
+        metrics: logged as `eval_train_<metric>` and `eval_<other>_<metric>`.
+        other: the split that is compared with the training examples.
+
+    Returns:
+        The figure, and its axes, shape (2, len(metrics)): the metric above, its gap below.
+
+    Raises:
+        ValueError: a run did not log a metric for both splits.
+    """
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(
+        2, len(metrics), figsize=(4.6 * len(metrics), 6.4), squeeze=False, sharex=True, layout="constrained"
+    )
+    for column, metric in enumerate(metrics):
+        for index, (method, histories) in enumerate(runs.items()):
+            colour = COLOURS[index % len(COLOURS)]
+            epochs, train = _stacked(histories, f"eval_train_{metric}", method)
+            _, held_out = _stacked(histories, f"eval_{other}_{metric}", method)
+            _line(axes[0, column], epochs, train, colour, "--", f"{method}, train")
+            _line(axes[0, column], epochs, held_out, colour, "-", f"{method}, {other}")
+            gap = held_out - train if metric == "loss" else train - held_out
+            _line(axes[1, column], epochs, gap, colour, "-", method)
+        axes[0, column].set_ylabel(metric)
+        difference = f"{other} - train" if metric == "loss" else f"train - {other}"
+        axes[1, column].set_ylabel(f"{metric} gap ({difference})")
+        axes[1, column].axhline(0, color="0.6", linewidth=0.8, zorder=0)
+        axes[1, column].set_xlabel("epoch")
+    for axis in axes.flat:
+        axis.grid(alpha=0.25)
+        axis.legend(fontsize=8)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    seeds = max(len(histories) for histories in runs.values())
+    if seeds > 1:
+        figure.suptitle(f"mean of {seeds} seeds; bands from the smallest to the largest", fontsize=10)
+    return figure, axes
+
+
+def training_curves(
+    history: History, keys: Sequence[str] = ("loss", "task_loss", "diversity", "activation_norm", "gamma")
+) -> tuple[Figure, np.ndarray]:
+    """Draw what the trainer logged while training: each quantity by itself, `loss` and `task_loss` together.
+
+    Args:
+        history: `trainer.state.log_history`.
+        keys: logged names; those that were not logged are left out.
+
+    Returns:
+        The figure, and its axes, shape (number of panels,).
+
+    Raises:
+        ValueError: none of the keys was logged.
+    """
+    pyplot = _pyplot()
+    curves = {key: history_curve(history, key, "step") for key in keys}
+    curves = {key: curve for key, curve in curves.items() if len(curve[0])}
+    if not curves:
+        raise ValueError(f"none of {', '.join(keys)} was logged: train with a smaller logging_steps")
+    panels: list[list[str]] = []
+    for key in curves:
+        if key == "task_loss" and panels and panels[-1] == ["loss"]:
+            panels[-1].append(key)
+        else:
+            panels.append([key])
+    figure, axes = pyplot.subplots(
+        1, len(panels), figsize=(3.6 * len(panels), 3.2), squeeze=False, layout="constrained"
+    )
+    for axis, names in zip(axes[0], panels, strict=True):
+        for index, name in enumerate(names):
+            axis.plot(*curves[name], color=COLOURS[index], linestyle=("-", "--")[index % 2], label=name)
+        axis.set_xlabel("step")
+        axis.set_ylabel(names[0])
+        axis.grid(alpha=0.25)
+        if len(names) > 1:
+            axis.legend(fontsize=8)
+    return figure, axes[0]
+
+
+def _line(axis: Axes, positions: np.ndarray, values: np.ndarray, colour: str, style: str, label: str) -> None:
+    axis.plot(positions, values.mean(axis=0), color=colour, linestyle=style, label=label)
+    if len(values) > 1:
+        axis.fill_between(positions, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0)
+
+
+def _stacked(histories: Sequence[History], key: str, method: str) -> tuple[np.ndarray, np.ndarray]:
+    curves = [history_curve(history, key) for history in histories]
+    length = min((len(positions) for positions, _ in curves), default=0)
+    if length == 0:
+        raise ValueError(
+            f"a run of {method!r} did not log {key!r}: train with eval_dataset={{'train': ..., 'validation': ...}} and "
+            "eval_strategy='epoch'"
+        )
+    return curves[0][0][:length], np.stack([values[:length] for _, values in curves])
+
+
+def _matrix(name: str, values: Any) -> np.ndarray:
+    values = values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
+    if values.ndim != 2 or values.shape[0] != values.shape[1] or len(values) < 2:
+        raise ValueError(f"{name} has shape {tuple(values.shape)}: a similarity matrix is (D, D) with D >= 2")
+    return values.astype(np.float64)
+
+
+def _mean_off_diagonal(matrix: np.ndarray) -> float:
+    units = len(matrix)
+    return float((matrix.sum() - np.trace(matrix)) / (units * (units - 1)))

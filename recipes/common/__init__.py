@@ -1,0 +1,1 @@
+"""What all recipes share: arguments, data, training, results and reports."""

@@ -1,0 +1,227 @@
+"""Arguments of the recipes: a YAML file, overridden by the command line, parsed into dataclasses."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser
+
+
+@dataclass
+class ModelArguments:
+    """Which model is trained, and from what weights it starts."""
+
+    model: str = field(
+        default="test_resnet",
+        metadata={
+            "help": "A timm architecture (timm.list_models()), a local folder or a Hub id of a transformers model."
+        },
+    )
+    pretrained: bool = field(
+        default=False, metadata={"help": "Start from the model's published weights instead of random ones."}
+    )
+    weights: str | None = field(
+        default=None, metadata={"help": "Start from this local file of weights (timm architectures only)."}
+    )
+    model_args: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Further arguments of the architecture, a mapping in YAML or JSON on the command line: those of "
+            'timm.create_model, for example {"in_chans": 1}, or of the transformers configuration.'
+        },
+    )
+
+    def __post_init__(self):
+        """Read `model_args` given as JSON."""
+        self.model_args = _mapping("model_args", self.model_args)
+
+
+@dataclass
+class DataArguments:
+    """Which examples are trained on, chosen with, and tested on."""
+
+    dataset: str = field(
+        default="embedded",
+        metadata={
+            "help": "'embedded' (3,000 images inside hf_diversity), a Hub id, a local folder in the Hub's layout or "
+            "written by save_to_disk, or a local .parquet, .csv, .json or .jsonl file."
+        },
+    )
+    dataset_config: str | None = field(
+        default=None, metadata={"help": "Configuration of the dataset, where it has several."}
+    )
+    test_dataset: str | None = field(
+        default=None, metadata={"help": "Where the test split is, if not in `dataset`: the same forms."}
+    )
+    train_split: str = field(default="train", metadata={"help": "Name of the training split."})
+    test_split: str = field(default="test", metadata={"help": "Name of the test split, evaluated once, at the end."})
+    validation_split: str | None = field(
+        default=None,
+        metadata={
+            "help": "Name of a validation split. Default: a stratified part of the training split, never of the test."
+        },
+    )
+    validation_fraction: float = field(
+        default=0.1,
+        metadata={"help": "Part of the training split held out for validation, if there is no such split."},
+    )
+    split_seed: int = field(
+        default=0,
+        metadata={
+            "help": "Seed of the validation split and of max_*_samples. Apart from `seed`: runs share their data."
+        },
+    )
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Train on a stratified subset of this many examples, chosen after the split."}
+    )
+    max_validation_samples: int | None = field(
+        default=None, metadata={"help": "Validate on a stratified subset of this many examples."}
+    )
+    max_test_samples: int | None = field(
+        default=None, metadata={"help": "Test on a stratified subset of this many examples (for trying things out)."}
+    )
+    train_eval_samples: int | None = field(
+        default=None,
+        metadata={
+            "help": "How many training examples are evaluated with the validation set during training, for the gap "
+            "curves. Default: as many as there are validation examples."
+        },
+    )
+    label_column: str | None = field(
+        default=None,
+        metadata={"help": "Column of the class. Default: the first of label, labels, fine_label, target, class."},
+    )
+    label_noise: float = field(
+        default=0.0,
+        metadata={
+            "help": "Fraction of the training labels replaced by uniformly random ones; validation and test stay clean."
+        },
+    )
+    label_noise_seed: int = field(default=0, metadata={"help": "Seed of the label noise."})
+
+    def __post_init__(self):
+        """Refuse numbers that cannot mean anything."""
+        if not 0 <= self.label_noise <= 1:
+            raise ValueError(
+                f"label_noise is {self.label_noise}: it must be a fraction; type label_noise: 0.4 for 40 %"
+            )
+        if self.validation_split is None and not 0 < self.validation_fraction < 1:
+            raise ValueError(
+                f"validation_fraction is {self.validation_fraction}: it must lie between 0 and 1; type "
+                "validation_fraction: 0.1, or name a validation_split"
+            )
+        for name in ("max_train_samples", "max_validation_samples", "max_test_samples", "train_eval_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}: it must be at least 1; leave it out for all examples")
+
+
+@dataclass
+class RunArguments:
+    """What a run does around the training."""
+
+    overwrite_output_dir: bool = field(
+        default=False,
+        metadata={
+            "help": "Start although output_dir holds an earlier run, whose checkpoints and results are deleted."
+        },
+    )
+    figures: bool = field(
+        default=True, metadata={"help": "Draw the curves and the similarity matrices (needs matplotlib)."}
+    )
+    measure_similarity: bool = field(
+        default=True,
+        metadata={
+            "help": "Measure the similarity of the layer's units on the validation set before and after training."
+        },
+    )
+
+
+def parse_arguments(
+    types: Sequence[type], arguments: Sequence[str] | None = None, description: str | None = None
+) -> tuple[Any, ...]:
+    """Parse `[--config FILE] [--field value ...]` into one instance of each dataclass.
+
+    A configuration file is the same as typing its lines: values are converted and checked alike, and what is typed on
+    the command line comes later and wins.
+
+    Args:
+        types: dataclasses whose fields, all different, are the keys.
+        arguments: words of the command line. Default: those of this process.
+        description: what `--help` says first.
+
+    Returns:
+        One instance of each of `types`, in order.
+
+    Raises:
+        SystemExit: a word or key is unknown (the message names the nearest), or a value has the wrong type.
+        ValueError: a dataclass refused its values.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    # Abbreviations off: `--layer x` must not silently become `--layers x`.
+    # The usage would list every field of TrainingArguments before each error.
+    usage = "%(prog)s [--config FILE] [--field value ...] (--help lists the fields)"
+    parser = HfArgumentParser(types, allow_abbrev=False, description=description, usage=usage)
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of the arguments below")
+    known = sorted({action.dest for action in parser._actions} - {"help", "config"})
+    given, unknown = parser.parse_known_args(words)
+    if unknown:
+        parser.error(_unknown("argument", unknown[0], known))
+    if given.config is not None:
+        words = _read_config(given.config, known, parser) + words
+    *parsed, _ = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
+    return tuple(parsed)
+
+
+def _read_config(path: Path, known: list[str], parser: HfArgumentParser) -> list[str]:
+    if not path.is_file():
+        parser.error(f"--config {path}: no such file")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        parser.error(f"--config {path}: not YAML: {error}")
+    if not isinstance(values, dict):
+        parser.error(f"--config {path}: holds {type(values).__name__}, must hold lines of `key: value`")
+    words = []
+    for key, value in values.items():
+        if key not in known:
+            parser.error(f"--config {path}: " + _unknown("key", str(key), known))
+        if value is None:
+            # `key: null` is the only value that cannot be typed as a word.
+            parser.set_defaults(**{key: None})
+        elif isinstance(value, list):
+            words += [f"--{key}", *map(str, value)]
+        elif isinstance(value, dict):
+            words += [f"--{key}", json.dumps(value)]
+        else:
+            # One word, so that a negative number is not taken for an option.
+            words += [f"--{key}={value}"]
+    return words
+
+
+def _unknown(kind: str, name: str, known: list[str]) -> str:
+    if kind == "argument" and not name.startswith("--"):
+        return f"unexpected word {name!r}: arguments are written --name value"
+    bare = name.lstrip("-").split("=")[0].replace("-", "_")
+    close = difflib.get_close_matches(bare, known, n=1)
+    return f"unknown {kind} {name!r}: " + (f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}")
+
+
+def _mapping(name: str, value: dict | str | None) -> dict:
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{name} is {value!r}: not JSON ({error}); type --{name} '{{\"in_chans\": 1}}'") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is {value!r}: it must be a mapping; type --{name} '{{\"in_chans\": 1}}'")
+    return value

@@ -1,0 +1,108 @@
+"""`results.json`: everything a later reader needs to compare and to repeat a run, as plain numbers and text."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import platform
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("hf-diversity", "torch", "transformers", "accelerate", "datasets", "timm", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that a result depends on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+def hardware(device: torch.device, processes: int) -> dict[str, Any]:
+    """Return what the run was computed on; no host or user name."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    threads = torch.get_num_threads()
+    return {"device": device.type, "name": name, "cpus": os.cpu_count(), "threads": threads, "processes": processes}
+
+
+def without_paths(text: str) -> str:
+    """Replace every absolute path by its last part: results are published, a machine's folders are not."""
+    return re.sub(r"(?<![\w.:/~-])~?(?:/[^/\s'\",=:]+)+/?", lambda match: Path(match.group()).name, text)
+
+
+def command(words: Sequence[str] | None = None) -> str:
+    """Return what was typed, without machine paths."""
+    words = list(sys.argv if words is None else words)
+    if words and Path(words[0]).is_absolute():
+        # accelerate passes the script's full path on; people type it from the repository's root.
+        words[0] = "/".join(Path(words[0]).parts[-2:])
+    launcher = "accelerate launch" if "ACCELERATE_MIXED_PRECISION" in os.environ else "python"
+    return " ".join([launcher, *(shlex.quote(without_paths(word)) for word in words)])
+
+
+def changed_fields(instance: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass that differ from their defaults, as plain values without machine paths.
+
+    Every field of `TrainingArguments` would be some 150 lines of which 140 say nothing.
+    """
+    # Against an instance, not against the fields' defaults: __post_init__ fills in much.
+    default = type(instance)()
+    hidden = ("output_dir", "logging_dir", "run_name", "overwrite_output_dir", "resume_from_checkpoint")
+    return {
+        item.name: plain(getattr(instance, item.name))
+        for item in dataclasses.fields(instance)
+        if item.init
+        and "token" not in item.name
+        and item.name not in hidden
+        and getattr(instance, item.name) != getattr(default, item.name)
+    }
+
+
+def plain(value: Any) -> Any:
+    """Return `value` as what JSON can hold: tensors and numpy numbers become floats, enums their value, paths names."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [plain(item) for item in value]
+    if hasattr(value, "value") and not hasattr(value, "item"):
+        return plain(value.value)
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON has no NaN
+    if isinstance(value, bool | int | float) or value is None:
+        return value
+    return without_paths(str(value))
+
+
+def gaps(metrics: dict[str, dict[str, float]], other: str) -> dict[str, float]:
+    """Return by how much `other` ("validation" or "test") is worse than the training set, metric by metric.
+
+    Positive means worse than in training: for a loss it is other - train, for anything else train - other.
+    """
+    result = {}
+    for name, value in metrics["train"].items():
+        if name in metrics[other]:
+            difference = metrics[other][name] - value
+            result[name] = difference if name == "loss" or name == "perplexity" else -difference
+    return result
+
+
+def write_results(folder: Path, results: dict[str, Any]) -> None:
+    """Write `results.json`, whole or not at all."""
+    partial = folder / "results.json.part"
+    partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    partial.replace(folder / "results.json")

@@ -1,0 +1,223 @@
+"""What every recipe does once its trainer is made: check, train, measure, evaluate, save, report."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import report
+from common.arguments import RunArguments
+from common.results import changed_fields, command, gaps, hardware, plain, versions, write_results
+from torch.utils.data import DataLoader, Subset
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from hf_diversity import DiversityConfig, metrics
+from hf_diversity.evaluation import LayerMeasurement, measure_layers
+
+WRITTEN = ("results.json", "README.md", "diversity_config.json", "similarity.npz", "predictions.npz")
+SPLITS = ("train", "validation", "test")
+
+
+def find_checkpoint(arguments: TrainingArguments, run: RunArguments) -> str | None:
+    """Return the checkpoint to resume from, after checking that `output_dir` may be written to.
+
+    Call it before anything that takes long.
+
+    Raises:
+        ValueError: there is an earlier run that would be overwritten, or nothing to resume from.
+    """
+    folder = Path(arguments.output_dir)
+    resume = arguments.resume_from_checkpoint
+    if resume and str(resume).lower() not in ("false", "none"):
+        if str(resume).lower() != "true":
+            if not Path(resume).is_dir():
+                raise ValueError(
+                    f"resume_from_checkpoint {resume}: no such folder; type `true` for the last in output_dir"
+                )
+            return str(resume)
+        last = get_last_checkpoint(folder) if folder.is_dir() else None
+        if last is None:
+            raise ValueError(f"there is no checkpoint to resume from in {folder}: leave resume_from_checkpoint out")
+        return last
+    if arguments.should_save and not run.overwrite_output_dir and _earlier_run(folder):
+        raise ValueError(
+            f"output_dir {folder} holds an earlier run: type another --output_dir, --resume_from_checkpoint true to go "
+            "on with it, or --overwrite_output_dir to delete it"
+        )
+    return None
+
+
+def _earlier_run(folder: Path) -> list[Path]:
+    return [*folder.glob("checkpoint-*"), *(folder / name for name in WRITTEN if (folder / name).exists())]
+
+
+def accuracy_of_choices() -> dict[str, Callable]:
+    """Return the two arguments of Trainer that make it report the accuracy of the most likely class."""
+    accuracy = metrics.load("accuracy")
+
+    def keep_choice(logits: Any, labels: Any) -> torch.Tensor:
+        # The choice instead of every logit: less to gather and to hold.
+        return (logits[0] if isinstance(logits, tuple) else logits).argmax(dim=-1)
+
+    def compute_metrics(evaluated: Any) -> dict[str, float]:
+        return accuracy.compute(predictions=evaluated.predictions, references=evaluated.label_ids)
+
+    return {"compute_metrics": compute_metrics, "preprocess_logits_for_metrics": keep_choice}
+
+
+def name_of(diversity: DiversityConfig) -> str:
+    """Return a short name of the method: "baseline", "norm only", or the measure and its weight."""
+    if not diversity.is_active:
+        return "baseline"
+    if diversity.measure == "none" or diversity.diversity_weight == 0:
+        return f"norm only {diversity.activation_weight:g}"
+    norm = f" + norm {diversity.activation_weight:g}" if diversity.activation_weight else ""
+    return f"{diversity.measure} {diversity.diversity_weight:g}{norm}"
+
+
+def train_and_report(
+    trainer: Trainer,
+    sets: Mapping[str, torch.utils.data.Dataset],
+    *,
+    run: RunArguments,
+    diversity: DiversityConfig,
+    arguments: Mapping[str, Any],
+    task: str,
+    model: Mapping[str, Any],
+    data: Mapping[str, Any],
+    usage: str,
+    checkpoint: str | None = None,
+    callbacks: list[TrainerCallback] | None = None,
+) -> dict[str, Any]:
+    """Train, evaluate all three splits, and leave in `output_dir` a model that reloads, with its results and README.
+
+    Args:
+        trainer: ready to train.
+        sets: "train" (without augmentation), "validation" and "test", as the trainer evaluates them.
+        run: what to measure and draw.
+        diversity: the trainer's regulariser.
+        arguments: dataclasses by name, whose changed fields go into the results.
+        task: name of the task on the Hub, for example "image-classification".
+        model: "name", "library" and "pretrained" of the model, for the results.
+        data: "name", "hub_id", "noisy_labels" and so on, for the results.
+        usage: Python code that loads the model and predicts, for the README.
+        checkpoint: where to resume.
+        callbacks: take the place of Trainer's own progress bar.
+
+    Returns:
+        What `results.json` holds; the same on every process.
+    """
+    if callbacks is not None:
+        trainer.remove_callback(ProgressCallback)
+        trainer.remove_callback(PrinterCallback)
+        for callback in callbacks:
+            trainer.add_callback(callback)
+    settings = trainer.args
+    # Pinned memory serves copies to a GPU; without one, DataLoader warns at every evaluation.
+    settings.dataloader_pin_memory &= settings.device.type != "cpu"
+    folder = Path(settings.output_dir)
+    if checkpoint is None and settings.should_save:
+        for path in _earlier_run(folder):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    trainer.accelerator.wait_for_everyone()
+
+    measured: dict[str, dict[str, LayerMeasurement]] = {}
+    if run.measure_similarity and checkpoint is None:
+        measured["before"] = measure(trainer, sets["validation"], diversity)
+    start = time.perf_counter()
+    outcome = trainer.train(resume_from_checkpoint=checkpoint)
+    seconds = time.perf_counter() - start
+    history = plain(trainer.state.log_history)
+    trainer.save_model()
+    if run.measure_similarity:
+        measured["after"] = measure(trainer, sets["validation"], diversity)
+    values, predicted = {}, {}
+    for name in SPLITS:
+        values[name], predicted[name] = _evaluate(trainer, sets[name], name)
+
+    results: dict[str, Any] = {
+        "name": name_of(diversity),
+        "task": task,
+        "metrics": values,
+        "gaps": {other: gaps(values, other) for other in ("validation", "test")},
+        "similarity": {
+            when: {name: _describe(layer) for name, layer in layers.items()} for when, layers in measured.items()
+        },
+        "model": {**model, "parameters": sum(p.numel() for p in trainer.model.parameters())},
+        "data": dict(data),
+        "diversity": {"active": diversity.is_active, "config": diversity.to_dict()},
+        "training": {
+            "steps": outcome.global_step,
+            "epochs": trainer.state.epoch,
+            "seconds": seconds,
+            "resumed": checkpoint is not None,
+        },
+        "seeds": {"seed": settings.seed, "data_seed": settings.data_seed, **data.get("seeds", {})},
+        "arguments": {key: value for item in arguments.values() for key, value in changed_fields(item).items()},
+        "command": command(),
+        "versions": versions(),
+        "hardware": hardware(settings.device, settings.world_size),
+        "figures": [],
+        "history": history,
+    }
+    if settings.should_save:
+        matrices = {
+            f"{when} training" + (f", {name}" if len(layers) > 1 else ""): layer.similarity.cpu().numpy()
+            for when, layers in measured.items()
+            for name, layer in layers.items()
+        }
+        if matrices:
+            np.savez_compressed(folder / "similarity.npz", **{k: v.astype(np.float32) for k, v in matrices.items()})
+        # Which test examples were right, for paired comparisons and for checking a reloaded model.
+        np.savez_compressed(folder / "predictions.npz", **predicted["test"])
+        if run.figures:
+            results["figures"] = report.write_figures(folder, results, matrices)
+        diversity.to_json_file(folder / "diversity_config.json")
+        report.write_readme(folder, results, usage)
+        # Last: a folder with results.json is a finished run.
+        write_results(folder, results)
+    trainer.accelerator.wait_for_everyone()
+    return results
+
+
+def measure(
+    trainer: Trainer, examples: torch.utils.data.Dataset, diversity: DiversityConfig
+) -> dict[str, LayerMeasurement]:
+    """Measure the regularised layers of the trainer's model over a data set, each process over its part."""
+    settings = trainer.args
+    part = Subset(examples, range(settings.process_index, len(examples), settings.world_size))
+    loader = DataLoader(part, batch_size=settings.per_device_eval_batch_size, collate_fn=trainer.data_collator)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    # A twin with weight 0 is measured as its partner is: weights do not matter here, and gamma follows the scale of
+    # each network's activations, so that the numbers can be compared.
+    return measure_layers(model.to(settings.device), loader, dataclasses.replace(diversity, gamma="median"))
+
+
+def _evaluate(
+    trainer: Trainer, examples: torch.utils.data.Dataset, name: str
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    output = trainer.predict(examples, metric_key_prefix=name)
+    technical = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+    kept = {}
+    for key, value in output.metrics.items():
+        short = key.removeprefix(f"{name}_")
+        if short != key and not short.startswith(technical):
+            kept[short] = float(value)
+    return kept, {"predictions": output.predictions, "labels": output.label_ids}
+
+
+def _describe(layer: LayerMeasurement) -> dict[str, Any]:
+    return {
+        "mean_similarity": layer.mean_similarity,
+        "gamma": layer.gamma,
+        "activation_norm": layer.activation_norm,
+        "units": layer.similarity.shape[0],
+        "samples": layer.num_samples,
+    }

@@ -1,0 +1,240 @@
+"""Train twins with and without within-layer diversity, and show what came out.
+
+    python recipes/demo.py --output_dir outputs/demo [--seeds 0 1 2] [--field value ...]
+
+The twins of a seed start from the same weights and see the same images in the same order; they differ in the
+regulariser alone. Every field of recipes/image_classification.py can be set; recipes/configs/demo.yaml is the default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+import transformers
+from common.arguments import parse_arguments
+from common.results import write_results
+from image_classification import TYPES, run
+from tqdm.auto import tqdm
+from transformers import AutoImageProcessor, AutoModelForImageClassification, TrainerCallback
+
+CONFIG = Path(__file__).parent / "configs" / "demo.yaml"
+BASELINE = ["--diversity_weight", "0", "--activation_weight", "0"]
+ROWS = {
+    "train accuracy": lambda result: result["metrics"]["train"]["accuracy"],
+    "test accuracy": lambda result: result["metrics"]["test"]["accuracy"],
+    "accuracy gap (train - test)": lambda result: result["gaps"]["test"]["accuracy"],
+    "loss gap (test - train)": lambda result: result["gaps"]["test"]["loss"],
+    "mean similarity before training": lambda result: mean_similarity(result, "before"),
+    "mean similarity after training": lambda result: mean_similarity(result, "after"),
+    "seconds of training": lambda result: result["training"]["seconds"],
+}
+
+
+class ProgressLine(TrainerCallback):
+    """One progress bar for each run, with the last validation accuracy."""
+
+    def __init__(self, title: str):
+        """Take the words that stand before the bar."""
+        self.title = title
+        self.bar: Any = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Open the bar."""
+        self.bar = tqdm(total=state.max_steps, desc=self.title, unit="step", dynamic_ncols=True)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Move the bar."""
+        self.bar.update(state.global_step - self.bar.n)
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        """Show how well the model does."""
+        if metrics and "eval_validation_accuracy" in metrics:
+            self.bar.set_postfix_str(f"validation accuracy {metrics['eval_validation_accuracy']:.3f}")
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """Leave the bar as it is."""
+        self.bar.close()
+
+
+def mean_similarity(result: dict[str, Any], when: str) -> float:
+    """Return the mean similarity of two units, averaged over the regularised layers."""
+    return statistics.fmean(layer["mean_similarity"] for layer in result["similarity"][when].values())
+
+
+def compare(results: dict[str, list[dict[str, Any]]]) -> str:
+    """Return the table: mean and standard deviation over seeds, and the paired differences to the first method.
+
+    Args:
+        results: method and its results, in the order of the seeds.
+    """
+    reference, *others = results
+    heads = ["", *results, *(f"{method} - {reference}, paired" for method in others)]
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for title, read in ROWS.items():
+        digits = 1 if title.startswith("seconds") else 4
+        values = {method: [read(result) for result in found] for method, found in results.items()}
+        cells = [_spread(numbers, digits) for numbers in values.values()]
+        cells += [_spread(_paired(values[method], values[reference]), digits, "+") for method in others]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def findings(results: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Say in words what the table shows, whatever it shows."""
+    reference, *others = results
+    seeds = len(results[reference])
+    said = []
+    for method in others:
+        for title in ("test accuracy", "accuracy gap (train - test)", "mean similarity after training"):
+            read = ROWS[title]
+            differences = _paired([read(r) for r in results[method]], [read(r) for r in results[reference]])
+            mean = statistics.fmean(differences)
+            up, down = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
+            if max(up, down) == seeds and seeds > 1:
+                verdict = f"in the same direction with all {seeds} seeds"
+            else:
+                verdict = f"higher with {up}, lower with {down} of {seeds} seed(s): not to be told from chance"
+            said.append(f"{method}: {title} {mean:+.4f} against {reference}, {verdict}.")
+    accuracy = statistics.fmean(ROWS["test accuracy"](result) for result in results[reference])
+    images = results[reference][0]["data"]["test"]
+    error = math.sqrt(accuracy * (1 - accuracy) / images)
+    said.append(
+        f"One test accuracy over {images:,} images has a standard error of {error:.3f}, and {seeds} seed(s) are few: this "
+        "shows how the method is used, not whether it works."
+    )
+    return said
+
+
+def check_reload(folder: Path) -> tuple[int, int]:
+    """Load a finished run with `from_pretrained` and predict the test images again.
+
+    Returns:
+        How many predictions are those made after training, of how many.
+    """
+    from hf_diversity.data import load_embedded
+
+    saved = np.load(folder / "predictions.npz")["predictions"]
+    processor = AutoImageProcessor.from_pretrained(folder)
+    model = AutoModelForImageClassification.from_pretrained(folder).eval()
+    predicted: list[int] = []
+    images = load_embedded()["test"]["image"][:]
+    with torch.no_grad():
+        for start in range(0, len(images), 200):
+            inputs = processor(images[start : start + 200], return_tensors="pt")
+            predicted += model(**inputs).logits.argmax(-1).tolist()
+    return int(np.sum(np.array(predicted) == saved)), len(saved)
+
+
+def write_figures(folder: Path, results: dict[str, list[dict[str, Any]]], folders: dict[str, Path]) -> list[Path]:
+    """Draw the gap curves of all seeds and the similarity matrices of the first one."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    from hf_diversity import plots
+
+    stored = {method: np.load(path / "similarity.npz") for method, path in folders.items()}
+    # The twins start from the same weights, so there is one matrix before training.
+    matrices = {"before training": next(iter(stored.values()))["before training"]}
+    matrices |= {f"after training, {method}": matrix["after training"] for method, matrix in stored.items()}
+    seed = next(iter(results.values()))[0]["seeds"]["seed"]
+    figures = {
+        "similarity.png": plots.similarity_matrices(
+            matrices, title=f"last hidden layer, validation images, seed {seed}"
+        ),
+        "gap.png": plots.gap_curves({m: [r["history"] for r in found] for m, found in results.items()}),
+    }
+    for name, (figure, _) in figures.items():
+        figure.savefig(folder / name, dpi=130)
+        pyplot.close(figure)
+    return [folder / name for name in figures]
+
+
+def main(words: list[str] | None = None) -> dict[str, list[dict[str, Any]]]:
+    """Train all twins, print the table and the findings, write figures, and reload a checkpoint."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/demo"), help="folder for everything written")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one pair of twins for each seed")
+    parser.add_argument("--config", type=Path, default=CONFIG, help="YAML file of the diversity twin")
+    parser.add_argument("--norm_only", action="store_true", help="train a third twin with the norm term alone")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        help="threads of torch: these operations are so small that a second one gains a quarter on an idle machine, "
+        "and costs several times as much on a busy one",
+    )
+    options, fields = parser.parse_known_args(words)
+    quiet()
+    torch.set_num_threads(options.threads)
+
+    shared = ["--config", str(options.config), *fields, "--overwrite_output_dir", "true", "--figures", "false"]
+    twins = {"baseline": [*shared, *BASELINE], "diversity": shared}
+    if options.norm_only:
+        twins["norm only"] = [*shared, "--measure", "none", "--diversity_weight", "0", "--activation_weight", "1e-3"]
+    # Parse all of them before the first is trained: a mistyped word must not cost a minute.
+    plan = {
+        (seed, twin): parse_arguments(
+            TYPES,
+            [*line, "--seed", str(seed), "--output_dir", str(options.output_dir / f"{twin.replace(' ', '_')}-{seed}")],
+        )
+        for seed in options.seeds
+        for twin, line in twins.items()
+    }
+    results: dict[str, list[dict[str, Any]]] = {}
+    folders: dict[str, Path] = {}
+    for number, ((seed, twin), arguments) in enumerate(plan.items(), start=1):
+        title = f"[{number}/{len(plan)}] {twin}, seed {seed}"
+        result = run(*arguments, callbacks=[ProgressLine(title)])
+        results.setdefault(result["name"], []).append(result)
+        folders.setdefault(result["name"], Path(arguments[-1].output_dir))
+
+    data, model = next(iter(results.values()))[0]["data"], next(iter(results.values()))[0]["model"]
+    table = compare(results)
+    print(
+        f"\n{model['name']} ({model['parameters']:,} parameters) on {data['name']}: {data['train']:,} training, "
+        f"{data['validation']:,} validation, {data['test']:,} test images; {len(options.seeds)} seed(s), mean ± standard "
+        f"deviation\n\n{table}\n"
+    )
+    for line in findings(results):
+        print("-", line)
+    last = list(folders.values())[-1]
+    same, total = check_reload(last)
+    print(f"\nreloaded {last} with from_pretrained: {same} of {total} test predictions are those made after training")
+    if same != total:
+        raise RuntimeError(f"{last} does not reload: {total - same} of {total} predictions changed")
+    options.output_dir.joinpath("table.md").write_text(table + "\n", encoding="utf-8")
+    write_results(options.output_dir, {"runs": results})
+    for path in write_figures(options.output_dir, results, folders):
+        print(f"figure: {path}")
+    return results
+
+
+def quiet() -> None:
+    """Leave the terminal to the demo's own progress bars."""
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
+def _paired(values: list[float], reference: list[float]) -> list[float]:
+    return [value - other for value, other in zip(values, reference, strict=True)]
+
+
+def _spread(values: list[float], digits: int, sign: str = "") -> str:
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):{sign}.{digits}f}{deviation}"
+
+
+if __name__ == "__main__":
+    main()
