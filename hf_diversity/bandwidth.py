@@ -25,6 +25,11 @@ _PAIRS = 32
 _DECAY = 0.95
 
 
+def wide_dtype(device: torch.device) -> torch.dtype:
+    """Float64 where the device has it: for gamma and for sums over a data set."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def distance_histogram(rows: Tensor, seed: int) -> Tensor:
     """Count log2 |a_in - a_im| > 0 over all samples i and 32 pairs of units n != m drawn by `seed`.
 
@@ -51,7 +56,7 @@ def distance_histogram(rows: Tensor, seed: int) -> Tensor:
 def log2_median(histogram: Tensor) -> Tensor:
     """Median of log2 d, interpolated within its bin; NaN if nothing was counted. 0-dim float64 (float32 on MPS)."""
     cumulative = histogram.cumsum(0)
-    dtype = torch.float32 if histogram.device.type == "mps" else torch.float64
+    dtype = wide_dtype(histogram.device)
     half = cumulative[-1].to(dtype) / 2
     index = torch.searchsorted(cumulative.to(dtype), half).clamp(max=_BINS - 1)
     inside = histogram[index].to(dtype)
@@ -60,12 +65,12 @@ def log2_median(histogram: Tensor) -> Tensor:
 
 
 def gamma_from_log2(log2_distance: Tensor) -> Tensor:
-    """Return 1 / (2 m^2) for log2 m, as float32."""
-    return torch.exp2(-2 * log2_distance - 1).float()
+    """Return 1 / (2 m^2) for log2 m."""
+    return torch.exp2(-2 * log2_distance - 1)
 
 
 def estimate_gamma(rows: Tensor, seed: int = 0) -> Tensor:
-    """Gamma of one batch alone, over all processes: (N, D) rows to a 0-dim float32 tensor; NaN if all units agree."""
+    """Gamma of one batch alone, over all processes: (N, D) rows to a 0-dim tensor; NaN if all units agree."""
     return gamma_from_log2(log2_median(sum_over_processes(distance_histogram(rows, seed))))
 
 
@@ -93,7 +98,7 @@ class MedianGamma:
             synchronise: whether to count over all processes (one collective).
 
         Returns:
-            0-dim float32 gamma per layer; NaN while no two units ever differed.
+            0-dim gamma per layer; NaN while no two units ever differed.
         """
         self._close_window(step)
         histograms = torch.stack([distance_histogram(r, seed=step) for r in rows.values()])
@@ -134,6 +139,6 @@ class MedianGamma:
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device | str = "cpu") -> None:
         """Continue from what `state_dict` gave."""
-        dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64
+        dtype = wide_dtype(torch.device(device))
         self.__init__()
         self._average = {name: torch.tensor(pair, dtype=dtype, device=device) for name, pair in state.items()}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .bandwidth import estimate_gamma
+from .bandwidth import estimate_gamma, wide_dtype
 from .capture import ActivationCapture
 from .config import DiversityConfig
 from .distributed import sum_over_processes
@@ -86,7 +86,7 @@ class DiversityMeter:
                     statistics = [norm_statistic(values)]
                     if self.measure is not None:
                         statistics.append(self.measure.statistic(values, self._gammas[name]))
-            wide = torch.float32 if values.device.type == "mps" else torch.float64
+            wide = wide_dtype(values.device)
             if name not in self._sums:
                 self._sums[name] = [torch.zeros((), dtype=wide, device=values.device)]
                 if self.measure is not None:

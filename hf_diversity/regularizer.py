@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .bandwidth import MedianGamma
+from .bandwidth import MedianGamma, wide_dtype
 from .config import DiversityConfig
 from .distributed import mean_over_samples, world_size
 from .measures import make_measure
@@ -166,7 +166,10 @@ class DiversityRegularizer:
             return {}
         if self.median_gamma is not None:
             return self.median_gamma.update(rows, step, synchronise)
-        return {name: torch.tensor(self._fixed_gamma, device=r.device) for name, r in rows.items()}
+        return {
+            name: torch.tensor(self._fixed_gamma, dtype=wide_dtype(r.device), device=r.device)
+            for name, r in rows.items()
+        }
 
     def _layer(self, rows: Tensor, gamma: Tensor | None, synchronise: bool) -> tuple[Tensor | None, Tensor]:
         """J (or None) and P of one layer, over all processes if `synchronise`."""

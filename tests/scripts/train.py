@@ -1,0 +1,34 @@
+"""Run in one or more processes: train a small model by DiversityTrainer and print its log and its final weights.
+
+Arguments: a JSON dict with `model` ("mlp" | "bert"), `diversity` (DiversityConfig values), `size` and `eval_size` of
+the data and further TrainingArguments.
+"""
+
+import json
+import sys
+import tempfile
+
+from tiny import Mlp, Rows, Sentences, arguments, tiny_bert
+
+from hf_diversity import DiversityConfig, DiversityTrainer
+
+
+def main():
+    settings = json.loads(sys.argv[1])
+    model, data = {"mlp": (Mlp, Rows), "bert": (tiny_bert, Sentences)}[settings.pop("model")]
+    size, eval_size = settings.pop("size", 64), settings.pop("eval_size", 22)
+    diversity = DiversityConfig(**settings.pop("diversity"))
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = DiversityTrainer(
+            model=model(), args=arguments(folder, eval_strategy="epoch", **settings), train_dataset=data(size),
+            eval_dataset=data(eval_size, seed=7), diversity=diversity,
+        )  # fmt: skip
+        trainer.train()
+    if trainer.is_world_process_zero():
+        final = {name: value.flatten().tolist() for name, value in trainer.model.state_dict().items()}
+        print("RESULT " + json.dumps({"history": trainer.state.log_history, "weights": final}), flush=True)
+    trainer.accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()

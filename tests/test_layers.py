@@ -1,0 +1,117 @@
+import pytest
+import timm
+import torch
+import transformers
+from tiny import Mlp, tiny_bert, tiny_timm
+from torch import nn
+
+from hf_diversity.capture import ActivationCapture
+from hf_diversity.layers import find_last_hidden_layer, find_layers, plain_name
+from hf_diversity.timm_models import wrap_timm_model
+
+
+def head_input(model, **inputs):
+    """What the capture sees, and the logits."""
+    target = find_last_hidden_layer(model)
+    capture = ActivationCapture([target], model)
+    with torch.no_grad(), capture.attached(), capture.armed() as captured:
+        output = model.eval()(**inputs)
+    capture.check(captured, training=False)
+    logits = output if isinstance(output, torch.Tensor) else output["logits"]
+    return target, captured[target.name][-1], logits
+
+
+IMAGE_MODELS = [
+    "test_resnet", "test_vit", "test_efficientnet", "test_convnext", "test_mambaout", "test_byobnet", "test_nfnet",
+    "resnet10t", "mobilenetv3_small_050", "densenet121", "vgg11", "swin_tiny_patch4_window7_224", "mixer_s32_224",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IMAGE_MODELS)
+def test_timm_head_receives_what_is_captured(name):
+    model = timm.create_model(name, num_classes=5)
+    size = 224 if "224" in name else 64
+    target, hidden, logits = head_input(model, x=torch.randn(2, 3, size, size))
+    assert target.point == "input"
+    torch.testing.assert_close(target.module(hidden).flatten(1), logits)  # the head's true input makes the logits
+
+
+TEXT_MODELS = [
+    ("Bert", {}), ("Roberta", {}), ("DistilBert", {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 16}),
+    ("Albert", {"embedding_size": 8}), ("Electra", {"embedding_size": 8}), ("DebertaV2", {}),
+    ("Llama", {"num_key_value_heads": 2, "pad_token_id": 0}),
+    ("GPT2", {"n_embd": 16, "n_layer": 1, "n_head": 2, "pad_token_id": 0}),
+    ("Bart", {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
+              "decoder_attention_heads": 2, "eos_token_id": 2}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "arguments"), TEXT_MODELS)
+def test_text_classifier_head_receives_what_is_captured(name, arguments):
+    config = getattr(transformers, f"{name}Config")(
+        vocab_size=40, num_labels=7,
+        **({} if {"n_embd", "dim", "d_model"} & arguments.keys() else {
+            "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}),
+        **arguments,
+    )  # fmt: skip
+    model = getattr(transformers, f"{name}ForSequenceClassification")(config)
+    ids = torch.tensor([[5, 6, 7, 2], [8, 9, 10, 2]])
+    target, hidden, logits = head_input(model, input_ids=ids)
+    made = target.module(hidden)
+    if made.ndim == 3:  # decoders score every token and keep the last one
+        made = made[:, -1]
+    torch.testing.assert_close(made, logits)
+    assert logits.shape[-1] == 7
+
+
+@pytest.mark.parametrize("name", ["ViT", "ResNet", "ConvNext"])
+def test_image_classifier_of_transformers(name):
+    small = {
+        "ViT": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+                "image_size": 32, "patch_size": 8},
+        "ResNet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]},
+        "ConvNext": {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2},
+    }[name]  # fmt: skip
+    model = getattr(transformers, f"{name}ForImageClassification")(
+        getattr(transformers, f"{name}Config")(num_labels=7, **small)
+    )
+    target, hidden, logits = head_input(model, pixel_values=torch.randn(2, 3, 32, 32))
+    torch.testing.assert_close(target.module(hidden), logits)
+
+
+def test_wrapped_timm_model_names_the_inner_head():
+    model = wrap_timm_model(tiny_timm())
+    target, hidden, logits = head_input(model, pixel_values=torch.randn(2, 1, 32, 32))
+    assert target.name == "timm_model.head"
+    torch.testing.assert_close(target.module(hidden), logits)
+
+
+def test_two_heads_are_refused_with_candidates():
+    config = transformers.DeiTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32, patch_size=8
+    )
+    with pytest.raises(ValueError, match=r"found: cls_classifier, distillation_classifier.*layers=\[\.\.\.\]"):
+        find_last_hidden_layer(transformers.DeiTForImageClassificationWithTeacher(config))
+
+
+def test_no_head_is_refused():
+    with pytest.raises(ValueError, match="found: none"):
+        find_last_hidden_layer(nn.Sequential(nn.ReLU()))
+
+
+def test_patterns_stay_within_a_dotted_part():
+    model = tiny_bert()
+    names = [t.name for t in find_layers(model, ["bert.encoder.layer.*"])]
+    assert names == ["bert.encoder.layer.0", "bert.encoder.layer.1"]
+    deep = [t.name for t in find_layers(model, ["**.attention.output"])]
+    assert deep == ["bert.encoder.layer.0.attention.output", "bert.encoder.layer.1.attention.output"]
+    assert [t.name for t in find_layers(Mlp(), ["fc?", "fc1"])] == ["fc1", "fc2"]  # each once, in the model's order
+
+
+def test_wrappers_do_not_change_names():
+    assert plain_name("module._orig_mod.fc1") == "fc1"
+    assert plain_name("base_model.model.bert.pooler") == "bert.pooler"
+    assert plain_name("_fsdp_wrapped_module.blocks.0._fsdp_wrapped_module.mlp") == "blocks.0.mlp"
+    assert plain_name("my_module.x") == "my_module.x"
+    model = nn.DataParallel(Mlp())
+    assert [t.name for t in find_layers(model, ["fc2"])] == ["fc2"]
