@@ -140,5 +140,5 @@ class MedianGamma:
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device | str = "cpu") -> None:
         """Continue from what `state_dict` gave."""
         dtype = wide_dtype(torch.device(device))
-        self.__init__()
+        self._first, self._window, self._window_step = {}, {}, None
         self._average = {name: torch.tensor(pair, dtype=dtype, device=device) for name, pair in state.items()}

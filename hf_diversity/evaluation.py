@@ -105,7 +105,9 @@ class DiversityMeter:
             statistic = means[1] if len(means) == 2 else None
             result[name] = LayerMeasurement(
                 diversity=(
-                    None if statistic is None else float(self.measure.value(statistic, self._units[name]))
+                    float(self.measure.value(statistic, self._units[name]))
+                    if self.measure is not None and statistic is not None
+                    else None
                 ),
                 activation_norm=float(means[0]),
                 gamma=None if statistic is None else float(self._gammas[name]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -68,7 +69,7 @@ def find_last_hidden_layer(model: nn.Module) -> LayerTarget:
         ValueError: no head or more than one; lists candidates for `DiversityConfig(layers=[...])`.
     """
     names = {module: plain_name(name) for name, module in model.named_modules()}
-    timm_model = next((m for m in model.modules() if callable(getattr(m, "get_classifier", None))), None)
+    timm_model: Any = next((m for m in model.modules() if callable(getattr(m, "get_classifier", None))), None)
     if timm_model is not None:
         head = timm_model.get_classifier()
         heads = _output_layers(head) if isinstance(head, nn.Module) else []

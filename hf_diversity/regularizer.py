@@ -144,21 +144,22 @@ class DiversityRegularizer:
         # Autocast would run the pieces in half precision, where det and cholesky do not exist and sums lose digits
         with torch.autocast(next(iter(rows.values())).device.type, enabled=False):
             gammas = self._gammas(rows, step, synchronise)
-            penalty, layers = None, {}
+            terms, layers = [], {}
             for name, values in rows.items():
                 try:
                     diversity, norm = self._layer(values, gammas.get(name), synchronise)
                 except ValueError as error:  # det and logdet of a matrix that is not positive definite, on the CPU
-                    norm = norm_statistic(values.detach()).item()
-                    cause = _why_not_finite(norm, float(gammas.get(name, 0.0)), 0.0) or str(error)
+                    size = norm_statistic(values.detach()).item()
+                    cause = _why_not_finite(size, float(gammas.get(name, 0.0)), 0.0) or str(error)
                     raise NonFiniteRegularizerError(_not_finite_message(name, step, cause)) from error
                 term = self.config.activation_weight * norm
                 if diversity is not None:
                     term = term + self.config.diversity_weight * diversity
-                penalty = term if penalty is None else penalty + term.to(penalty.device)
+                terms.append(term)
                 layers[name] = LayerParts(
                     norm.detach(), gammas.get(name), None if diversity is None else diversity.detach()
                 )
+            penalty = sum(term.to(terms[0].device) for term in terms[1:]) + terms[0]
         return RegularizerOutput(penalty, layers)
 
     def _gammas(self, rows: Mapping[str, Tensor], step: int, synchronise: bool) -> dict[str, Tensor]:
@@ -177,13 +178,11 @@ class DiversityRegularizer:
         # A part with weight 0 is logged, and must not cost a gradient
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.activation_weight > 0):
             parts = [norm_statistic(rows)]
-        if self.measure is not None:
+        if self.measure is not None and gamma is not None:
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.diversity_weight > 0):
-                parts.append(
-                    self.measure.statistic(rows, gamma)
-                    if count
-                    else rows.sum() * 0 + self.measure.statistic(rows.new_zeros(1, units), gamma) * 0
-                )
+                # A process without samples takes part with weight 0
+                some = rows if count else torch.cat([rows, rows.new_zeros(1, units)])
+                parts.append(self.measure.statistic(some, gamma))
         if synchronise:
             parts = list(mean_over_samples(parts, count))
         if self.measure is None:

@@ -72,25 +72,26 @@ def to_samples(
     units_last = activations.movedim(axis, -1)
     if samples == "auto":
         samples = "positions" if activations.ndim == 3 else "pooled"
-    masked = mask is not None and activations.ndim == 3 and tuple(mask.shape) == tuple(units_last.shape[:2])
+    if mask is not None and (activations.ndim != 3 or mask.shape != units_last.shape[:2]):
+        mask = None
     if samples == "first":
         if activations.ndim != 3:
             raise ValueError(
                 f'samples is "first" but layer {name!r} gives feature maps of shape {tuple(activations.shape)}, which '
                 'have no first token; type samples="pooled" or "positions"'
             )
-        if not masked:
+        if mask is None:
             return units_last[:, 0]
         first = mask.to(torch.int8).ne(0).to(torch.int8).argmax(dim=1)  # left padding moves the first token
         return units_last[torch.arange(len(first), device=first.device), first]
     if samples == "pooled":
-        if not masked:
+        if mask is None:
             return units_last.flatten(1, -2).mean(dim=1)
         # In float32 at least: a sum over positions loses digits in half precision, and with them the gradient's sign
         weight = mask.ne(0).to(torch.promote_types(units_last.dtype, torch.float32)).unsqueeze(-1)
         real = weight.sum(dim=1)
         return ((units_last * weight).sum(dim=1) / real.clamp(min=1))[real[:, 0] > 0]
-    if masked:
+    if mask is not None:
         return units_last[mask.ne(0)]
     return units_last.reshape(-1, units_last.shape[-1])
 

@@ -22,7 +22,7 @@ def is_raw_timm_model(model: object) -> bool:
     )
 
 
-def wrap_timm_model(model: nn.Module, model_args: dict[str, Any] | None = None) -> TimmWrapperForImageClassification:
+def wrap_timm_model(model: Any, model_args: dict[str, Any] | None = None) -> TimmWrapperForImageClassification:
     """Put a timm model into transformers' `TimmWrapperForImageClassification`, sharing its parameters.
 
     A plain timm model takes no labels and returns no loss, so Trainer can neither train nor evaluate it. The wrapper
@@ -70,7 +70,7 @@ def wrap_timm_model(model: nn.Module, model_args: dict[str, Any] | None = None) 
     return wrapper
 
 
-def _guess_model_args(model: nn.Module) -> dict[str, Any]:
+def _guess_model_args(model: Any) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
     first = model.pretrained_cfg.get("first_conv")
     first = first[0] if isinstance(first, list | tuple) and first else first

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -75,7 +75,7 @@ class DiversityMixin(_TrainerBase):
         self._capture_model: weakref.ref[nn.Module] | None = None
         self._meter: DiversityMeter | None = None
         self._unchecked: RegularizerOutput | None = None
-        self._lonely_last_batch = False
+        self._lonely_last_batch: int | None = None
         if args and is_raw_timm_model(args[0]):
             args = (wrap_timm_model(args[0]), *args[1:])
         elif is_raw_timm_model(kwargs.get("model")):
@@ -108,7 +108,7 @@ class DiversityMixin(_TrainerBase):
             folder = get_last_checkpoint(self.args.output_dir)
         if folder:
             self._load_diversity_state(folder)
-        self._lonely_last_batch = self._last_batch_has_one_example()
+        self._lonely_last_batch = self._examples_if_one_is_left_over()
         # torch.compile bakes in the hooks that it finds at its first call, so they have to be there all the time
         with self._hooks() if self.args.torch_compile and self.model_init is None else contextlib.nullcontext():
             return super().train(resume_from_checkpoint, *args, **kwargs)
@@ -135,32 +135,35 @@ class DiversityMixin(_TrainerBase):
         # Masks are taken first: the base class may pop labels from the caller's dict
         masks = {t.name: position_mask(inputs, t, self._is_encoder_decoder()) for t in capture.targets}
         with capture.attached(), capture.armed() as captured:
-            result = super().compute_loss(
+            result: Any = super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )
         capture.check(captured, training)
-        if not training:
-            batch_size = next(iter(captured.values()))[0].shape[0]
-            keep = real_batch_size(self.accelerator, batch_size)
+        if self._meter is not None and not training:
+            keep = real_batch_size(self.accelerator, next(iter(captured.values()))[0].shape[0])
             self._meter.update(rows_by_layer(captured, capture.targets, self.diversity.samples, masks, keep))
             return result
-        step = self.state.global_step
         rows = rows_by_layer(captured, capture.targets, self.diversity.samples, masks)
         self._refuse_lonely_last_batch(captured, rows)
-        rows = {
-            name: subsample(r, self.diversity.max_samples, seed=self._row_seed(step)) for name, r in rows.items()
-        }  # fmt: skip
+        task_loss = result[0] if return_outputs else result
+        loss = self._add_penalty(task_loss, rows, self._task_loss_is_normalised(num_items_in_batch))
+        return (loss, result[1]) if return_outputs else loss
+
+    def _add_penalty(self, task_loss: torch.Tensor, rows: dict[str, torch.Tensor], normalised: bool) -> torch.Tensor:
+        """The optimised loss of one micro-batch, and its parts into the log.
+
+        Trainer divides the loss by the accumulation steps, unless the task loss is already normalised over the whole
+        window; then only the penalty still has to be divided.
+        """
+        step = self.state.global_step
+        seed = self._row_seed(step)
+        rows = {name: subsample(values, self.diversity.max_samples, seed) for name, values in rows.items()}
         output = self._regularizer(rows, step)
         self._unchecked = output
-
-        task_loss = result[0] if return_outputs else result
         steps = getattr(self, "current_gradient_accumulation_steps", self.args.gradient_accumulation_steps)
-        # Trainer divides the loss by the accumulation steps unless the task loss is normalised over the whole window
-        normalised = self._task_loss_is_normalised(num_items_in_batch)
-        # A new tensor: task_loss is the model's own outputs.loss, which callers may read
-        loss = task_loss + output.penalty.to(task_loss.device) / (steps if normalised else 1)
         self._training_log.add(task_loss.detach(), output, step, 1.0 if normalised else 1 / steps, 1 / steps)
-        return (loss, result[1]) if return_outputs else loss
+        # A new tensor: task_loss is the model's own outputs.loss, which callers may read
+        return task_loss + output.penalty.to(task_loss.device) / (steps if normalised else 1)
 
     def _task_loss_is_normalised(self, num_items_in_batch: Any) -> bool:
         """Trainer's own rule for not dividing the loss by the accumulation steps (see `Trainer.training_step`)."""
@@ -180,28 +183,29 @@ class DiversityMixin(_TrainerBase):
     def _is_encoder_decoder(self) -> bool:
         return bool(getattr(getattr(self.model, "config", None), "is_encoder_decoder", False))
 
-    def _last_batch_has_one_example(self) -> bool:
+    def _examples_if_one_is_left_over(self) -> int | None:
+        """The number of training examples if the last batch of an epoch has a single one, else None."""
         dataset = self.train_dataset
-        if world_size() > 1 or self.args.dataloader_drop_last or not hasattr(dataset, "__len__"):
-            return False
-        return len(dataset) % self.args.train_batch_size == 1
+        if world_size() > 1 or self.args.dataloader_drop_last or not isinstance(dataset, Sized):
+            return None
+        return len(dataset) if len(dataset) % self.args.train_batch_size == 1 else None
 
     def _refuse_lonely_last_batch(self, captured, rows) -> None:
         """Fail in the first step rather than at the end of the first epoch."""
-        if not self._lonely_last_batch:
+        examples, self._lonely_last_batch = self._lonely_last_batch, None
+        if examples is None:
             return
-        self._lonely_last_batch = False
         for name, activations in captured.items():
             if rows[name].shape[0] <= activations[0].shape[0]:
                 raise ValueError(
-                    f"the last batch of every epoch would have 1 example ({len(self.train_dataset)} examples in "
+                    f"the last batch of every epoch would have 1 example ({examples} examples in "
                     f"batches of {self.args.train_batch_size}) and layer {name!r} 1 sample: similarity is an average "
                     "over a batch; type dataloader_drop_last=True, or another per_device_train_batch_size"
                 )
 
     # ---- hooks
 
-    def _capture_for(self, model: nn.Module) -> ActivationCapture:
+    def _capture_for(self, model: nn.Module | None) -> ActivationCapture:
         """The capture of this model's layers; made anew where `model_init` or FSDP replaced the model."""
         model = self.accelerator.unwrap_model(model, keep_torch_compile=False)
         if self._capture is None or self._capture_model is None or self._capture_model() is not model:
@@ -235,6 +239,7 @@ class DiversityMixin(_TrainerBase):
             measured = self._meter.compute()
         finally:
             self._meter = None
+        assert output.metrics is not None  # evaluation_loop always fills it
         output.metrics.update(_evaluation_record(measured, metric_key_prefix))
         return output
 
@@ -243,7 +248,7 @@ class DiversityMixin(_TrainerBase):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save as the base class does, with the regulariser's configuration and state beside the model."""
         if self.diversity.is_active and self.args.should_save:
-            folder = output_dir if output_dir is not None else self.args.output_dir
+            folder = str(output_dir if output_dir is not None else self.args.output_dir)
             os.makedirs(folder, exist_ok=True)
             self.diversity.to_json_file(os.path.join(folder, CONFIG_NAME))
             with open(os.path.join(folder, STATE_NAME), "w", encoding="utf-8") as file:
@@ -252,7 +257,7 @@ class DiversityMixin(_TrainerBase):
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
-        if self.diversity.is_active:
+        if self.diversity.is_active and self.state.best_model_checkpoint is not None:
             self._load_diversity_state(self.state.best_model_checkpoint)
 
     def _load_diversity_state(self, folder: str) -> None:

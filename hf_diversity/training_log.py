@@ -61,12 +61,10 @@ class TrainingLog:
         keys = [*self._sums, *self._gammas]
         device = next(iter(self._sums.values())).device
         values = torch.stack([v.float().to(device) for v in (*self._sums.values(), *self._gammas.values())])
-        values = (sum_over_processes(values) / world_size()).tolist()
-        record = {
-            key: value / steps if key in self._sums else value for key, value in zip(keys, values, strict=True)
-        }  # fmt: skip
+        means = (sum_over_processes(values) / world_size()).tolist()
+        record = {key: mean / steps if key in self._sums else mean for key, mean in zip(keys, means, strict=True)}
         if len(self._gammas) > 1:
             logs = torch.tensor([record[key] for key in self._gammas], dtype=torch.float64).log()
             record["gamma"] = logs.mean().exp().item()
-        self.__init__()
+        self._sums, self._gammas, self._since_step = {}, {}, None
         return record
