@@ -192,8 +192,8 @@ def _stacked(histories: Sequence[History], key: str, method: str) -> tuple[np.nd
     length = min((len(positions) for positions, _ in curves), default=0)
     if length == 0:
         raise ValueError(
-            f"a run of {method!r} did not log {key!r}: train with eval_dataset={{'train': ..., 'validation': ...}} and "
-            "eval_strategy='epoch'"
+            f"a run of {method!r} did not log {key!r}: train with eval_dataset={{'train': ..., 'validation': ...}} "
+            "and eval_strategy='epoch'"
         )
     return curves[0][0][:length], np.stack([values[:length] for _, values in curves])
 

@@ -106,8 +106,8 @@ def findings(results: dict[str, list[dict[str, Any]]]) -> list[str]:
     images = results[reference][0]["data"]["test"]
     error = math.sqrt(accuracy * (1 - accuracy) / images)
     said.append(
-        f"One test accuracy over {images:,} images has a standard error of {error:.3f}, and {seeds} seed(s) are few: this "
-        "shows how the method is used, not whether it works."
+        f"One test accuracy over {images:,} images has a standard error of {error:.3f}, and {seeds} seed(s) are few: "
+        "this shows how the method is used, not whether it works."
     )
     return said
 
@@ -203,8 +203,8 @@ def main(words: list[str] | None = None) -> dict[str, list[dict[str, Any]]]:
     table = compare(results)
     print(
         f"\n{model['name']} ({model['parameters']:,} parameters) on {data['name']}: {data['train']:,} training, "
-        f"{data['validation']:,} validation, {data['test']:,} test images; {len(options.seeds)} seed(s), mean ± standard "
-        f"deviation\n\n{table}\n"
+        f"{data['validation']:,} validation, {data['test']:,} test images; {len(options.seeds)} seed(s), mean ± "
+        f"standard deviation\n\n{table}\n"
     )
     for line in findings(results):
         print("-", line)

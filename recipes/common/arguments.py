@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, TrainingArguments
 
 
 @dataclass
@@ -100,9 +102,7 @@ class DataArguments:
     )
     label_noise: float = field(
         default=0.0,
-        metadata={
-            "help": "Fraction of the training labels replaced by uniformly random ones; validation and test stay clean."
-        },
+        metadata={"help": "Fraction of the training labels replaced by uniformly random ones; all others stay clean."},
     )
     label_noise_seed: int = field(default=0, metadata={"help": "Seed of the label noise."})
 
@@ -150,7 +150,7 @@ def parse_arguments(
     """Parse `[--config FILE] [--field value ...]` into one instance of each dataclass.
 
     A configuration file is the same as typing its lines: values are converted and checked alike, and what is typed on
-    the command line comes later and wins.
+    the command line comes later and wins. `base: OTHER.yaml` in a file takes over the lines of another one beside it.
 
     Args:
         types: dataclasses whose fields, all different, are the keys.
@@ -163,6 +163,7 @@ def parse_arguments(
     Raises:
         SystemExit: a word or key is unknown (the message names the nearest), or a value has the wrong type.
         ValueError: a dataclass refused its values.
+        RuntimeError: several processes were started that would not train together.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     # Abbreviations off: `--layer x` must not silently become `--layers x`.
@@ -176,21 +177,24 @@ def parse_arguments(
         parser.error(_unknown("argument", unknown[0], known))
     if given.config is not None:
         words = _read_config(given.config, known, parser) + words
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started > 1 and not torch.accelerator.is_available():
+        # accelerate's launcher forgets `use_cpu: true` when it starts several processes, and each would then train by
+        # itself, all of them writing to one folder.
+        os.environ["ACCELERATE_USE_CPU"] = "true"
     *parsed, _ = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
+    for instance in parsed:
+        if isinstance(instance, TrainingArguments) and instance.world_size != started:
+            raise RuntimeError(
+                f"{started} processes were started, but {instance.world_size} would train together: type --use_cpu true "
+                "for processes without a GPU of their own"
+            )
     return tuple(parsed)
 
 
 def _read_config(path: Path, known: list[str], parser: HfArgumentParser) -> list[str]:
-    if not path.is_file():
-        parser.error(f"--config {path}: no such file")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        parser.error(f"--config {path}: not YAML: {error}")
-    if not isinstance(values, dict):
-        parser.error(f"--config {path}: holds {type(values).__name__}, must hold lines of `key: value`")
     words = []
-    for key, value in values.items():
+    for key, value in _read_values(path, parser).items():
         if key not in known:
             parser.error(f"--config {path}: " + _unknown("key", str(key), known))
         if value is None:
@@ -204,6 +208,19 @@ def _read_config(path: Path, known: list[str], parser: HfArgumentParser) -> list
             # One word, so that a negative number is not taken for an option.
             words += [f"--{key}={value}"]
     return words
+
+
+def _read_values(path: Path, parser: HfArgumentParser) -> dict[str, Any]:
+    if not path.is_file():
+        parser.error(f"--config {path}: no such file")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        parser.error(f"--config {path}: not YAML: {error}")
+    if not isinstance(values, dict):
+        parser.error(f"--config {path}: holds {type(values).__name__}, must hold lines of `key: value`")
+    base = values.pop("base", None)
+    return values if base is None else {**_read_values(path.parent / base, parser), **values}
 
 
 def _unknown(kind: str, name: str, known: list[str]) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 
 import datasets
 import numpy as np
-from common.arguments import DataArguments
 
+from common.arguments import DataArguments
 from hf_diversity.data import load_embedded, noisy_labels, stratified_split, stratified_subset
 
 LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "class")
@@ -128,10 +128,10 @@ def _load(name: str, config: str | None) -> dict[str, datasets.Dataset]:
     try:
         return dict(datasets.load_dataset(str(path) if path.is_dir() else name, config))
     except Exception as error:
-        # Whatever went wrong (a dozen exception types, with and without a network), the user's question is the same.
+        # A dozen exception types, with and without a network: the user's question is the same.
         raise ValueError(
-            f"dataset {name}: it can be loaded neither as a local path nor from the Hub; type a path that exists, a Hub "
-            f"id or `embedded` ({type(error).__name__}: {error})"
+            f"dataset {name}: it can be loaded neither as a local path nor from the Hub; type a path that exists, "
+            f"a Hub id or `embedded` ({type(error).__name__}: {error})"
         ) from error
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from common.arguments import ModelArguments
-from common.data import Split
-from common.images import ImageArguments, channel_statistics
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
+from common.arguments import ModelArguments
+from common.data import Split
+from common.images import ImageArguments, channel_statistics
 from hf_diversity.timm_models import wrap_timm_model
 
 
@@ -56,8 +56,8 @@ def build_image_model(
     except Exception as error:
         # Whatever went wrong (with and without a network), the user's question is the same.
         raise ValueError(
-            f"model {name!r}: neither a local folder with config.json nor on the Hub; type a timm architecture, a path "
-            f"that exists or a Hub id ({type(error).__name__}: {error})"
+            f"model {name!r}: neither a local folder with config.json nor on the Hub; type a timm architecture, a "
+            f"path that exists or a Hub id ({type(error).__name__}: {error})"
         ) from error
     if config.model_type == "timm_wrapper" and not arguments.pretrained:
         # transformers would draw other initial weights than timm does (std 0.02 in every convolution).

@@ -9,9 +9,10 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from PIL.Image import Image
+
 from common.arguments import DataArguments
 from common.data import Split, find_column
-from PIL.Image import Image
 
 IMAGE_COLUMNS = ("image", "img", "images", "pixel_values")
 AUGMENTATIONS = ("crop", "flip", "resized_crop")
@@ -34,7 +35,7 @@ class ImageArguments(DataArguments):
     image_mean: list[float] | None = field(
         default=None,
         metadata={
-            "help": "Mean of each channel, subtracted. Default: a pretrained model's, or measured on the training images."
+            "help": "Mean of each channel, subtracted. Default: a pretrained model's, or that of the training images."
         },
     )
     image_std: list[float] | None = field(
@@ -93,8 +94,8 @@ def image_column(split: Split, arguments: ImageArguments) -> str:
     name = find_column(split.examples, arguments.image_column, IMAGE_COLUMNS, "image_column")
     if not isinstance(split.examples.features[name], datasets.Image):
         raise ValueError(
-            f"image_column {name!r} holds {split.examples.features[name]}, not images: type image_column: NAME, or save "
-            "the data with the feature datasets.Image()"
+            f"image_column {name!r} holds {split.examples.features[name]}, not images: type image_column: NAME, or "
+            "save the data with the feature datasets.Image()"
         )
     return name
 
@@ -143,7 +144,7 @@ class ImageDataset(torch.utils.data.Dataset):
         return self.__getitems__([position])[0]
 
     def __getitems__(self, positions: Sequence[int]) -> list[dict[str, Any]]:
-        """Return several examples: `DataLoader` asks for a batch at a time, and one call of the processor is cheaper."""
+        """Return several examples; `DataLoader` asks for a batch at a time if it can."""
         pixels = self._make(positions) if self.change is not None else self._remembered(positions)
         return [
             {"pixel_values": image, "labels": int(self.split.labels[position])}

@@ -106,8 +106,9 @@ def _story(results: dict[str, Any]) -> str:
     model, data, training, diversity = (results[key] for key in ("model", "data", "training", "diversity"))
     start = "fine-tuned from published weights" if model["pretrained"] else "trained from random weights"
     sentences = [
-        f"`{model['name']}` ({model['parameters']:,} parameters), {start} on {data['train']:,} examples of {data['name']} "
-        f"with hf_diversity for {training['epochs']:g} epochs ({training['steps']:,} steps), seed {results['seeds']['seed']}."
+        f"`{model['name']}` ({model['parameters']:,} parameters), {start} on {data['train']:,} examples of "
+        f"{data['name']} with hf_diversity for {training['epochs']:g} epochs ({training['steps']:,} steps), seed "
+        f"{results['seeds']['seed']}."
     ]
     if diversity["active"]:
         config = diversity["config"]

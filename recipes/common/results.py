@@ -17,6 +17,9 @@ from typing import Any
 
 import torch
 
+# Where things go, what follows from other settings, and what recipes set themselves.
+NOT_SETTINGS = ("output_dir", "logging_dir", "run_name", "overwrite_output_dir", "resume_from_checkpoint", "do_eval")
+NOT_SETTINGS += ("accelerator_config", "disable_tqdm", "remove_unused_columns", "dataloader_pin_memory", "use_cpu", "report_to")
 PACKAGES = ("hf-diversity", "torch", "transformers", "accelerate", "datasets", "timm", "numpy")
 
 
@@ -58,21 +61,21 @@ def changed_fields(instance: Any) -> dict[str, Any]:
 
     Every field of `TrainingArguments` would be some 150 lines of which 140 say nothing.
     """
-    # Against an instance, not against the fields' defaults: __post_init__ fills in much.
-    default = type(instance)()
-    hidden = ("output_dir", "logging_dir", "run_name", "overwrite_output_dir", "resume_from_checkpoint")
-    return {
-        item.name: plain(getattr(instance, item.name))
-        for item in dataclasses.fields(instance)
-        if item.init
-        and "token" not in item.name
-        and item.name not in hidden
-        and getattr(instance, item.name) != getattr(default, item.name)
-    }
+    changed = {}
+    for item in dataclasses.fields(instance):
+        if not item.init or "token" in item.name or item.name in NOT_SETTINGS:
+            continue
+        value = getattr(instance, item.name)
+        default = item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default
+        # TrainingArguments turns None into False, [] or {}. (A second instance to compare with would reset the state
+        # of all processes.)
+        if value != default and (value or default):
+            changed[item.name] = plain(value)
+    return changed
 
 
 def plain(value: Any) -> Any:
-    """Return `value` as what JSON can hold: tensors and numpy numbers become floats, enums their value, paths names."""
+    """Return `value` as what JSON can hold: numpy numbers become floats, enums their value, paths names."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set):

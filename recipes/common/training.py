@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import report
-from common.arguments import RunArguments
-from common.results import changed_fields, command, gaps, hardware, plain, versions, write_results
 from torch.utils.data import DataLoader, Subset
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
+from common import report
+from common.arguments import RunArguments
+from common.results import changed_fields, command, gaps, hardware, plain, versions, write_results
 from hf_diversity import DiversityConfig, metrics
 from hf_diversity.evaluation import LayerMeasurement, measure_layers
 
@@ -48,8 +48,8 @@ def find_checkpoint(arguments: TrainingArguments, run: RunArguments) -> str | No
         return last
     if arguments.should_save and not run.overwrite_output_dir and _earlier_run(folder):
         raise ValueError(
-            f"output_dir {folder} holds an earlier run: type another --output_dir, --resume_from_checkpoint true to go "
-            "on with it, or --overwrite_output_dir to delete it"
+            f"output_dir {folder} holds an earlier run: type another --output_dir, --resume_from_checkpoint true to "
+            "go on with it, or --overwrite_output_dir to delete it"
         )
     return None
 
@@ -193,7 +193,8 @@ def measure(
     """Measure the regularised layers of the trainer's model over a data set, each process over its part."""
     settings = trainer.args
     part = Subset(examples, range(settings.process_index, len(examples), settings.world_size))
-    loader = DataLoader(part, batch_size=settings.per_device_eval_batch_size, collate_fn=trainer.data_collator)
+    # The first batch of all processes together sets gamma: the same examples, however many processes there are.
+    loader = DataLoader(part, batch_size=max(1, 256 // settings.world_size), collate_fn=trainer.data_collator)
     model = trainer.accelerator.unwrap_model(trainer.model)
     # A twin with weight 0 is measured as its partner is: weights do not matter here, and gamma follows the scale of
     # each network's activations, so that the numbers can be compared.
