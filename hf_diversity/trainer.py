@@ -16,6 +16,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from .capture import ActivationCapture
+from .compat import restore_weights
 from .config import DiversityConfig
 from .distributed import real_batch_size, world_size
 from .evaluation import DiversityMeter
@@ -255,7 +256,19 @@ class DiversityMixin(_TrainerBase):
                 json.dump(self._regularizer.state_dict(self.state.global_step), file)
         super().save_model(output_dir, _internal_call)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        # First, so that a foreign checkpoint is refused before anything is loaded; what Trainer then loads by name on
+        # top are the same values
+        self._restore_weights(resume_from_checkpoint)
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _restore_weights(self, folder: str) -> None:
+        if self.model is not None and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            restore_weights(self.model, folder)
+
     def _load_best_model(self) -> None:
+        if self.state.best_model_checkpoint is not None:
+            self._restore_weights(self.state.best_model_checkpoint)
         super()._load_best_model()
         if self.diversity.is_active and self.state.best_model_checkpoint is not None:
             self._load_diversity_state(self.state.best_model_checkpoint)

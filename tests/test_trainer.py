@@ -15,6 +15,8 @@ from transformers import (
     AutoModelForSequenceClassification,
     Trainer,
     TrainerCallback,
+    ViTConfig,
+    ViTForImageClassification,
 )
 
 from hf_diversity import DiversityConfig, DiversityMixin, DiversityTrainer
@@ -489,6 +491,52 @@ def test_load_best_model_brings_its_gamma_back(tmp_path):
     trainer.train()
     best = json.loads((tmp_path / f"checkpoint-{trainer.state.best_global_step}" / "diversity_state.json").read_text())
     assert trainer._regularizer.state_dict(trainer.state.global_step) == best
+
+
+def tiny_transformers_vit():
+    torch.manual_seed(0)
+    return ViTForImageClassification(
+        ViTConfig(
+            hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, image_size=32,
+            patch_size=8, num_channels=1, num_labels=4,
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("weight", [0.5, 0.0])
+def test_a_model_whose_tensors_are_renamed_on_save_resumes_and_keeps_the_best_whole(tmp_path, weight):
+    """TRAPS 20: Trainer alone restores 8 of these 40 tensors from transformers 5.2x on."""
+
+    def make(folder, **kwargs):
+        return DiversityTrainer(
+            model=tiny_transformers_vit(), train_dataset=Images(), eval_dataset=Images(8, seed=5),
+            diversity=DiversityConfig(diversity_weight=weight),
+            args=arguments(folder, save_strategy="steps", save_steps=2, learning_rate=0.5, **kwargs),
+        )  # fmt: skip
+
+    whole, resumed = make(tmp_path / "a"), make(tmp_path / "b")
+    whole.train()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-2"))
+    assert_same(weights(whole.model), weights(resumed.model), rtol=0, atol=0)
+    best = make(
+        tmp_path / "c", eval_strategy="steps", eval_steps=2, load_best_model_at_end=True, max_steps=6,
+        metric_for_best_model="eval_loss", greater_is_better=True,
+    )  # fmt: skip
+    best.train()
+    kept = ViTForImageClassification.from_pretrained(best.state.best_model_checkpoint)
+    assert best.state.best_global_step < 6
+    assert_same(weights(best.model), weights(kept), rtol=0, atol=0)
+
+
+def test_resuming_from_another_models_checkpoint_is_an_error(tmp_path):
+    args = arguments(tmp_path, save_strategy="steps", save_steps=2)
+    trainer = DiversityTrainer(model=Mlp(), args=args, train_dataset=Rows(), diversity=DiversityConfig())
+    trainer.train()
+    other = Mlp()
+    other.extra = nn.Linear(3, 3)
+    trainer = DiversityTrainer(model=other, args=args, train_dataset=Rows(), diversity=DiversityConfig())
+    with pytest.raises(RuntimeError, match=r"does not hold 2 of the model's 8 tensors \(extra.bias, extra.weight\)"):
+        trainer.train(resume_from_checkpoint=True)
 
 
 # ---- raw timm models
