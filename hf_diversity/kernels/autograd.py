@@ -154,8 +154,9 @@ def pair_sum(activations: Tensor, gamma: Tensor | float) -> Tensor:
 
 
 def similarity(activations: Tensor, gamma: Tensor | float) -> Tensor:
-    """S with s_nm = (1/N) sum_i exp(-gamma (a_in - a_im)^2), differentiable once; the backward pass recomputes its
-    tiles.
+    """S with s_nm = (1/N) sum_i exp(-gamma (a_in - a_im)^2), differentiable once.
+
+    The backward pass recomputes its tiles, so only the activations are kept for it.
 
     Args:
         activations: (N, D), any float dtype, N >= 1, D >= 1.

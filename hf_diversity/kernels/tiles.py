@@ -7,39 +7,23 @@ first and scaled afterwards, so that rows with a large offset or an outlier lose
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-_LOG2_E = math.log2(math.e)
-# Numbers in a tile: a few of these stay in the second-level cache of a CPU core; a GPU wants enough to fill it.
-_TILE_CPU = 2**15
+LOG2_E = math.log2(math.e)
+# Numbers in a tile: two of these stay in the second-level cache of a CPU core (256 kB each); a GPU wants enough to
+# fill it.
+_TILE_CPU = 2**16
 _TILE_OTHER = 2**24
 # Units on a side of a tile. Tiles on the diagonal compute both halves, so wide ones waste; narrow ones pay a Python
-# call each.
+# call.
 _SIDE_CPU = 128
 _SIDE_OTHER = 1024
 
 
-def _scale(gamma: Tensor | float) -> Tensor | float:
-    """-gamma log2(e), so that exp(-gamma d^2) = exp2(scale d^2)."""
-    return gamma * -_LOG2_E
-
-
-def _similar(difference: Tensor, scale: Tensor | float, out: Tensor | None = None) -> Tensor:
-    """exp2(scale * difference^2), elementwise."""
-    out = torch.mul(difference, difference, out=out)
-    return out.mul_(scale).exp2_()
-
-
-def _tiles(rows: int, units: int, device: torch.device) -> tuple[int, int]:
-    """Samples and units of a tile."""
-    tile, side = (_TILE_CPU, _SIDE_CPU) if device.type == "cpu" else (_TILE_OTHER, _SIDE_OTHER)
-    side = min(side, units)
-    return max(1, min(rows, tile // (side * side))), side
-
-
-def pair_sum_tiles(activations: Tensor, gamma: Tensor | float, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
+def pair_sum_tiles(activations: Tensor, gamma: Tensor | float, gradient: Tensor | None) -> Tensor:
     """Sum of similarities over samples and ordered pairs of different units, by exact tiles.
 
     With d = a_in - a_im and e = exp(-gamma d^2), unit n appears in the ordered pairs (n, m) and (m, n), hence
@@ -48,34 +32,27 @@ def pair_sum_tiles(activations: Tensor, gamma: Tensor | float, with_gradient: bo
     Args:
         activations: (N, D) float32 or float64.
         gamma: sharpness, positive.
-        with_gradient: whether to compute the gradient.
+        gradient: (N, D) to receive the gradient of the sum, or None.
 
     Returns:
-        The sum over i and n != m, 0-dim, not divided by N; its gradient, (N, D), or None.
+        The sum over i and n != m, 0-dim float64 (float32 on MPS), not divided by N.
     """
-    rows, units = activations.shape
-    step, side = _tiles(rows, units, activations.device)
-    scale = _scale(gamma)
-    total = activations.new_zeros(())
-    gradient = torch.zeros_like(activations, memory_format=torch.contiguous_format) if with_gradient else None
-    for row in range(0, rows, step):
-        block = activations[row : row + step]
-        for first in range(0, units, side):
-            left = block[:, first : first + side, None]
-            for second in range(first, units, side):
-                difference = left - block[:, None, second : second + side]
-                similar = _similar(difference, scale)
-                if first == second:
-                    similar.diagonal(dim1=1, dim2=2).zero_()
-                total += similar.sum() * (1 if first == second else 2)
-                if gradient is not None:
-                    pull = similar.mul_(difference)
-                    gradient[row : row + step, first : first + side] += pull.sum(2)
-                    if first != second:
-                        gradient[row : row + step, second : second + side] -= pull.sum(1)
+    kind = torch.float32 if activations.device.type == "mps" else torch.float64
+    total = torch.zeros((), dtype=kind, device=activations.device)
+    if gradient is not None:
+        gradient.zero_()
+    tiles = _Tiles(activations, gamma)
+    for left, right in tiles.pairs():
+        for rows in tiles.samples():
+            difference, similar = tiles.compute(rows, left, right)
+            if left == right:
+                similar.diagonal(dim1=1, dim2=2).zero_()
+            total.add_(similar.sum(), alpha=1 if left == right else 2)
+            if gradient is not None:
+                _add_antisymmetric(similar.mul_(difference), gradient[rows], left, right)
     if gradient is not None:
         gradient *= -4 * gamma
-    return total, gradient
+    return total
 
 
 def similarity_forward(activations: Tensor, gamma: Tensor | float) -> Tensor:
@@ -88,20 +65,18 @@ def similarity_forward(activations: Tensor, gamma: Tensor | float) -> Tensor:
     Returns:
         (D, D), exactly symmetric, with a diagonal of exactly 1.
     """
-    rows, units = activations.shape
-    step, side = _tiles(rows, units, activations.device)
-    scale = _scale(gamma)
+    units = activations.shape[1]
     similarity = activations.new_empty((units, units))
-    for first in range(0, units, side):
-        for second in range(first, units, side):
-            tile = similarity[first : first + side, second : second + side].zero_()
-            for row in range(0, rows, step):
-                block = activations[row : row + step]
-                difference = block[:, first : first + side, None] - block[:, None, second : second + side]
-                tile += _similar(difference, scale, out=difference).sum(0)
-            tile /= rows
-            if first != second:
-                similarity[second : second + side, first : first + side] = tile.T
+    tiles = _Tiles(activations, gamma)
+    for left, right in tiles.pairs():
+        total = similarity[left, right].zero_()
+        for rows in tiles.samples():
+            total += tiles.compute(rows, left, right)[1].sum(0)
+        total /= activations.shape[0]
+        if left == right:  # vectorised and scalar exp2 differ in the last digit: mirror the diagonal tiles as well
+            total.copy_(total.triu() + total.triu(1).T)
+        else:
+            similarity[right, left] = total.T
     similarity.fill_diagonal_(1)
     return similarity
 
@@ -109,8 +84,8 @@ def similarity_forward(activations: Tensor, gamma: Tensor | float) -> Tensor:
 def similarity_backward(activations: Tensor, gamma: Tensor | float, upstream: Tensor) -> Tensor:
     """Gradient of sum_nm upstream_nm s_nm with respect to the activations, recomputing the tiles.
 
-    With G = upstream + upstream^T, dL/d(a_in) = (1/N) sum_m G_nm * (-2 gamma d e); the summand is antisymmetric in (n,
-    m), so each tile of the upper triangle gives its row sums to one side and takes its column sums from the other.
+    With G = upstream + upstream^T, dL/d(a_in) = (1/N) sum_m G_nm * (-2 gamma d e); the summand is antisymmetric in
+    (n, m), so each tile of the upper triangle gives its row sums to one side and takes its column sums from the other.
 
     Args:
         activations: (N, D) float32 or float64.
@@ -120,20 +95,55 @@ def similarity_backward(activations: Tensor, gamma: Tensor | float, upstream: Te
     Returns:
         (N, D), of the dtype of `activations`.
     """
-    rows, units = activations.shape
-    step, side = _tiles(rows, units, activations.device)
-    scale = _scale(gamma)
     gradient = torch.zeros_like(activations, memory_format=torch.contiguous_format)
-    for first in range(0, units, side):
-        left = slice(first, first + side)
-        for second in range(first, units, side):
-            right = slice(second, second + side)
-            weight = upstream[left, right] + upstream[right, left].T
-            for row in range(0, rows, step):
-                block = activations[row : row + step]
-                difference = block[:, left, None] - block[:, None, right]
-                pull = _similar(difference, scale).mul_(difference).mul_(weight)
-                gradient[row : row + step, left] += pull.sum(2)
-                if first != second:
-                    gradient[row : row + step, right] -= pull.sum(1)
-    return gradient.mul_(gamma * (-2 / rows))
+    tiles = _Tiles(activations, gamma)
+    for left, right in tiles.pairs():
+        weight = upstream[left, right] + upstream[right, left].T
+        for rows in tiles.samples():
+            difference, similar = tiles.compute(rows, left, right)
+            _add_antisymmetric(similar.mul_(difference).mul_(weight), gradient[rows], left, right)
+    return gradient.mul_(gamma * (-2 / activations.shape[0]))
+
+
+class _Tiles:
+    """The tiles of the upper triangle, computed in two buffers that are used again."""
+
+    def __init__(self, activations: Tensor, gamma: Tensor | float):
+        """Take the memory."""
+        rows, units = activations.shape
+        numbers, side = (_TILE_CPU, _SIDE_CPU) if activations.device.type == "cpu" else (_TILE_OTHER, _SIDE_OTHER)
+        self.activations = activations
+        self.scale = gamma * -LOG2_E
+        self.zero = activations.new_zeros(())
+        self.side = min(side, units)
+        self.step = max(1, min(rows, numbers // (self.side * self.side)))
+        self.buffers = activations.new_empty((2, self.step * self.side * self.side))
+
+    def pairs(self) -> Iterator[tuple[slice, slice]]:
+        """Blocks of units (left, right) with left <= right."""
+        units = self.activations.shape[1]
+        blocks = [slice(first, min(first + self.side, units)) for first in range(0, units, self.side)]
+        return ((left, right) for index, left in enumerate(blocks) for right in blocks[index:])
+
+    def samples(self) -> Iterator[slice]:
+        """Blocks of samples."""
+        rows = self.activations.shape[0]
+        return (slice(first, min(first + self.step, rows)) for first in range(0, rows, self.step))
+
+    def compute(self, rows: slice, left: slice, right: slice) -> tuple[Tensor, Tensor]:
+        """Differences d and similarities exp(-gamma d^2), both (rows, left, right), valid until the next call."""
+        block = self.activations[rows]
+        shape = (rows.stop - rows.start, left.stop - left.start, right.stop - right.start)
+        difference, similar = self.buffers[:, : math.prod(shape)].view(2, *shape).unbind()
+        torch.sub(block[:, left, None], block[:, None, right], out=difference)
+        if isinstance(self.scale, Tensor):
+            torch.mul(difference, difference, out=similar).mul_(self.scale)
+        else:
+            torch.addcmul(self.zero, difference, difference, value=self.scale, out=similar)  # one pass, not two
+        return difference, similar.exp2_()
+
+
+def _add_antisymmetric(pull: Tensor, gradient: Tensor, left: slice, right: slice) -> None:
+    gradient[:, left] += pull.sum(2)
+    if left != right:
+        gradient[:, right] -= pull.sum(1)
