@@ -1,0 +1,138 @@
+"""Each kernel of Direct by itself against the oracle, the rule between them, and the ways into them."""
+
+import math
+
+import numpy as np
+import oracles
+import pytest
+import torch
+
+from hf_diversity import kernels
+from hf_diversity.kernels import cells, dispatch, fourier, tiles
+
+
+def by_tiles(a, gamma, gradient):
+    return tiles.pair_sum_tiles(a, gamma, gradient)
+
+
+def by_fourier(a, gamma, gradient):
+    low, high = a.amin(1), a.amax(1)
+    terms = int(fourier.terms_needed((high - low) * math.sqrt(gamma)).max())
+    return fourier.pair_sum_fourier(a, low, high, math.sqrt(gamma), terms, gradient)
+
+
+def by_sorting(a, gamma, gradient):
+    return cells.pair_sum_sorted(a, math.sqrt(gamma), gradient)
+
+
+def rows(kind, samples, units):
+    rng = np.random.default_rng(7)
+    if kind == "mixed":  # dense centres that need cells, beside sparse rows that need windows
+        a = rng.standard_cauchy((samples, units))
+        a[::2] = rng.uniform(0, 4 * units, (len(a[::2]), units))
+        a[0] = rng.standard_normal(units)
+        return torch.from_numpy(a)
+    return torch.from_numpy(rng.standard_normal((samples, units)) * {"normal": 1, "equal": 0}[kind])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("gamma", [0.3, 5.0])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (7, 3), (9, 200), (40, 131), (3, 1500)])
+@pytest.mark.parametrize(
+    ("kernel", "kind"),
+    [(by_tiles, "mixed"), (by_fourier, "normal"), (by_fourier, "equal"), (by_sorting, "mixed"), (by_sorting, "equal")],
+)
+def test_kernel_against_the_oracle(kernel, kind, shape, gamma, dtype):
+    a = rows(kind, *shape).to(dtype)
+    gradient = torch.full_like(a, torch.nan)  # every entry must be written
+    total = kernel(a, gamma, gradient)
+    expected, expected_gradient = oracles.pair_sum(a.numpy(), gamma)
+    samples, units = shape
+    relative = 1e-12 if dtype == torch.float64 else 5e-6
+    assert abs(total.item() / samples - expected) <= relative * (expected + units)
+    scale = max(np.abs(expected_gradient).max(), math.sqrt(gamma) / samples)
+    assert np.abs(gradient.numpy() / samples - expected_gradient).max() <= 10 * relative * scale
+    torch.testing.assert_close(kernel(a, gamma, None), total, rtol=1e-9, atol=1e-9 * samples * units)
+
+
+def test_sorting_by_integer_keys_is_sorting():
+    a = torch.tensor([[0.0, -0.0, 1.5, -2.5, 3e38, -3e38, 1e-40, -1e-40, 7.0, -2.5]])
+    values, order = cells._sort(a)
+    assert torch.equal(values, a.sort(dim=1).values) and torch.equal(a.gather(1, order), values)
+    assert sorted(order[0].tolist()) == list(range(a.shape[1]))
+
+
+@pytest.mark.parametrize("terms", [1, 2, 3, 6, 16, 17, 45, 110, 333])
+def test_a_split_covers_every_term_once(terms):
+    split = fourier.split_terms(terms, torch.float64)
+    giant, baby = split.giant, split.baby
+    covered = list(range(baby + 1))
+    for q in range(1, giant + 1):
+        covered += split.below[giant + q, baby + 1 :].tolist() + split.above[giant + q, baby:].tolist()
+    assert sorted(covered) == list(range(max(covered) + 1)) and max(covered) >= terms
+    assert 2 * (giant + baby) <= 4 * math.sqrt(terms) + 4  # waves: the point of the split
+
+
+@pytest.mark.parametrize(
+    ("activations", "expected"),
+    [
+        (torch.randn(16, 24), "tiles"),
+        (torch.randn(16, 512), "fourier"),
+        (torch.randn(16, 512) + 1e4, "fourier"),
+        (torch.zeros(16, 512), "fourier"),
+        (torch.linspace(0, 1e5, 512).repeat(16, 1), "sorted"),
+        (torch.linspace(0, 1e5, 100).repeat(16, 1), "tiles"),
+    ],
+)
+def test_the_rule_picks_the_kernel_by_cost(activations, expected, monkeypatch):
+    used = []
+    for name in ("tiles", "fourier", "sorted"):
+        original = getattr(dispatch, f"pair_sum_{name}")
+        monkeypatch.setattr(
+            dispatch, f"pair_sum_{name}", lambda *args, n=name, f=original: (used.append(n), f(*args))[1]
+        )
+    dispatch.pair_sum_value(activations, 1.0, True)
+    assert used == [expected]
+
+
+def test_one_outlier_does_not_tax_the_other_rows():
+    a = torch.randn(512, 256)
+    a[3, 5] = 1e4
+    terms = fourier.terms_needed(a.amax(1) - a.amin(1))
+    buckets = dispatch._buckets(terms, 160.0, 256)
+    assert [number for _, number in buckets][0] is None and buckets[0][0].tolist() == [3]
+    assert sorted(torch.cat([members for members, _ in buckets]).tolist()) == list(range(512))
+    assert all(terms[members].max() <= number < 40 for members, number in buckets[1:])
+
+
+@pytest.mark.parametrize("name", ["pair_sum", "similarity", "similarity_gradient"])
+def test_custom_operators_are_well_formed(name):
+    a, gamma = torch.randn(4, 40), torch.tensor(0.5)
+    arguments = {
+        "pair_sum": (a, gamma, True),
+        "similarity": (a, gamma),
+        "similarity_gradient": (a, gamma, torch.randn(40, 40)),
+    }[name]
+    operator = getattr(torch.ops.hf_diversity, name).default
+    torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
+
+
+def test_similarity_of_one_sample_and_of_one_unit():
+    assert torch.equal(kernels.similarity(torch.randn(3, 1), 1.0), torch.ones(1, 1))
+    assert kernels.pair_sum(torch.randn(3, 1), 1.0) == 0
+    a = torch.randn(1, 5, dtype=torch.float64)
+    np.testing.assert_allclose(kernels.similarity(a, 1.0), oracles.similarity(a, 1.0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(5, 300), (130, 140)])
+def test_similarity_across_tile_borders(shape):
+    a = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    upstream = torch.randn(shape[1], shape[1], dtype=torch.float64)
+    plain = a.detach().clone().requires_grad_()
+    expected = sum(torch.exp(-0.8 * (row[:, None] - row[None]) ** 2) for row in plain) / shape[0]
+    actual = kernels.similarity(a, 0.8)
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-14)
+    (actual * upstream).sum().backward()
+    (expected * upstream).sum().backward()
+    assert plain.grad.abs().max() > 0
+    torch.testing.assert_close(a.grad, plain.grad, rtol=1e-10, atol=1e-13)
