@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -63,7 +64,8 @@ def restore_weights(model: nn.Module, folder: str) -> None:
     missing = own - saved
     if isinstance(model, PreTrainedModel):
         with torch.random.fork_rng():
-            loaded, report = type(model).from_pretrained(folder, output_loading_info=True, dtype="auto")
+            result: Any = type(model).from_pretrained(folder, output_loading_info=True, dtype="auto")
+        loaded, report = result
         missing = set(report["missing_keys"])
         if not missing:
             model.load_state_dict(loaded.state_dict())
@@ -71,7 +73,7 @@ def restore_weights(model: nn.Module, folder: str) -> None:
             return
     raise RuntimeError(
         f"{folder} does not hold {len(missing)} of the model's {len(own)} tensors ({', '.join(sorted(missing)[:4])}"
-        f"{' ...' if len(missing) > 4 else ''}): it was saved by another model, and continuing would mix the two; name "
+        f"{' ...' if len(missing) > 4 else ''}): it was saved by another model, and going on would mix the two; name "
         "a checkpoint of this model"
     )
 
