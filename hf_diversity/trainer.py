@@ -241,6 +241,11 @@ class DiversityMixin(_TrainerBase):
         finally:
             self._meter = None
         assert output.metrics is not None  # evaluation_loop always fills it
+        if not measured:
+            logger.warning_once(
+                "eval_diversity was not measured: this evaluation computed no loss through compute_loss (no labels, or "
+                "it generates)"
+            )
         output.metrics.update(_evaluation_record(measured, metric_key_prefix))
         return output
 
@@ -317,6 +322,6 @@ class DiversityTrainer(DiversityMixin, Trainer):
 class DiversitySeq2SeqTrainer(DiversityMixin, Seq2SeqTrainer):
     """`transformers.Seq2SeqTrainer` with within-layer diversity; see `DiversityMixin`.
 
-    With `predict_with_generate` evaluation generates and computes no loss through `compute_loss`, so `eval_diversity`
-    is not measured there; generation itself is never hooked.
+    An evaluation that generates (`predict_with_generate` with `compute_metrics`) takes its loss from a forward pass of
+    its own, so `eval_diversity` is not measured there; generation itself is never hooked.
     """

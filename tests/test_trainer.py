@@ -363,6 +363,29 @@ def test_non_reentrant_checkpointing_is_exact(tmp_path):
     assert_same(*finals, rtol=1e-5, atol=1e-6)
 
 
+def test_torch_compile_makes_one_graph_and_the_same_weights(tmp_path):
+    import torch._dynamo
+
+    finals, evaluations = [], []
+    for compiled in (False, True):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        model = Mlp()
+        extra = {"torch_compile": True, "torch_compile_backend": "eager"} if compiled else {}
+        trainer = DiversityTrainer(
+            model=model, args=arguments(tmp_path, eval_strategy="steps", eval_steps=2, **extra), train_dataset=Rows(),
+            eval_dataset=Rows(8), diversity=DiversityConfig(diversity_weight=0.5),
+        )  # fmt: skip
+        trainer.train()
+        finals.append(weights(model))
+        evaluations.append([r["eval_diversity"] for r in trainer.state.log_history if "eval_diversity" in r])
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert not torch._dynamo.utils.counters["graph_break"]
+    assert evaluations[0] == pytest.approx(evaluations[1], rel=1e-6)
+    assert_same(*finals, rtol=1e-6, atol=1e-7)
+
+
 # ---- bad input
 
 
