@@ -26,7 +26,7 @@ def test_gamma_follows_the_median_distance(scale, dtype):
 def test_histogram_median_is_the_sampled_median():
     rows = torch.randn(301, 2)  # two units: every pair is the same one
     exact = np.median((rows[:, 0] - rows[:, 1]).abs().numpy())
-    assert 2 ** float(log2_median(distance_histogram(rows, 0))) == pytest.approx(exact, rel=0.012)
+    assert 2 ** float(log2_median(distance_histogram(rows, 0))) == pytest.approx(exact, rel=0.023)
 
 
 @settings(max_examples=30, deadline=None)
