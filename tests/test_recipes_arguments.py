@@ -128,7 +128,9 @@ def test_published_text_has_no_machine_paths(monkeypatch):
     assert without_paths("recipes/configs/demo.yaml") == "recipes/configs/demo.yaml"
     assert without_paths("uoft-cs/cifar10 https://hf.co/a/b 1/2") == "uoft-cs/cifar10 https://hf.co/a/b 1/2"
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
-    typed = command(["/srv/repo/recipes/image_classification.py", "--dataset=/mnt/d/cifar10", "--output_dir", "/o/run 1"])
+    typed = command(
+        ["/srv/repo/recipes/image_classification.py", "--dataset=/mnt/d/cifar10", "--output_dir", "/o/run 1"]
+    )
     assert typed == "python recipes/image_classification.py --dataset=cifar10 --output_dir 'run 1'"
 
 

@@ -186,8 +186,8 @@ def parse_arguments(
     for instance in parsed:
         if isinstance(instance, TrainingArguments) and instance.world_size != started:
             raise RuntimeError(
-                f"{started} processes were started, but {instance.world_size} would train together: type --use_cpu true "
-                "for processes without a GPU of their own"
+                f"{started} processes were started, but {instance.world_size} would train together: type "
+                "--use_cpu true for processes without a GPU of their own"
             )
     return tuple(parsed)
 

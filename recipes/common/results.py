@@ -19,7 +19,14 @@ import torch
 
 # Where things go, what follows from other settings, and what recipes set themselves.
 NOT_SETTINGS = ("output_dir", "logging_dir", "run_name", "overwrite_output_dir", "resume_from_checkpoint", "do_eval")
-NOT_SETTINGS += ("accelerator_config", "disable_tqdm", "remove_unused_columns", "dataloader_pin_memory", "use_cpu", "report_to")
+NOT_SETTINGS += (
+    "accelerator_config",
+    "disable_tqdm",
+    "remove_unused_columns",
+    "dataloader_pin_memory",
+    "use_cpu",
+    "report_to",
+)
 PACKAGES = ("hf-diversity", "torch", "transformers", "accelerate", "datasets", "timm", "numpy")
 
 

@@ -1,0 +1,94 @@
+"""Two processes train as one does: same seed and global batch, same loss curve."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+# Layer norm, not batch norm: statistics over each process's half of a batch are another model than over the whole of
+# it, with or without this library. No dropout and no augmentation: processes draw other random numbers.
+SHARED = ["--model", "test_vit", "--model_args", '{"in_chans": 1}', "--image_size", "32", "--dataset", "embedded"]
+SHARED += ["--max_train_samples", "96", "--max_validation_samples", "32", "--max_test_samples", "30"]
+SHARED += ["--max_steps", "6", "--logging_steps", "1", "--learning_rate", "1e-3", "--figures", "false"]
+SHARED += ["--disable_tqdm", "true", "--save_strategy", "no"]
+METHODS = {
+    "direct": ["--measure", "direct", "--gamma", "median", "--diversity_weight", "1"],
+    # The gradient of -log det is an inverse with a condition number of up to 1/jitter = 1e4, so sums in another order
+    # change it by about 1e-5 of its norm. AdamW, whose first steps are signs of the gradient, makes that visible in
+    # the loss (5e-5 at step 2); plain gradient descent does not.
+    "logdet": ["--measure", "logdet", "--gamma", "median", "--diversity_weight", "0.01"]
+    + ["--optim", "sgd", "--learning_rate", "0.01"],
+}
+
+
+def launch(config, batch, folder):
+    """Train with both methods under an accelerate configuration; return results and what was printed."""
+    words = []
+    for method, choice in METHODS.items():
+        words += ["::", *SHARED, *choice, "--per_device_train_batch_size", str(batch)]
+        words += ["--output_dir", str(folder / method)]
+    done = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", "--config_file", f"recipes/accelerate/{config}.yaml"]
+        + ["tests/launch_recipes.py", *words[1:]],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = {method: json.loads((folder / method / "results.json").read_text()) for method in METHODS}
+    return results, done.stdout
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    return launch("cpu", 16, tmp_path_factory.mktemp("one")), launch("cpu_2", 8, tmp_path_factory.mktemp("two"))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_give_the_loss_curve_of_one(both, method):
+    (one, _), (two, _) = both
+    one, two = one[method], two[method]
+    assert (one["hardware"]["processes"], two["hardware"]["processes"]) == (1, 2)
+    steps = [[record for record in found["history"] if "task_loss" in record] for found in (one, two)]
+    assert len(steps[0]) == len(steps[1]) == 6
+    for first, second in zip(*steps, strict=True):
+        for name in ("loss", "task_loss", "gamma", "grad_norm"):
+            assert second[name] == pytest.approx(first[name], rel=1e-5, abs=1e-5), (name, first["step"])
+        assert second["diversity"] == pytest.approx(first["diversity"], rel=1e-5)
+    # Guards against comparing nothing: the loss moves, and the regulariser is part of it.
+    losses = [record["loss"] for record in steps[0]]
+    assert max(losses) - min(losses) > 0.1 and abs(losses[0] - steps[0][0]["task_loss"]) > 0.1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_measure_what_one_does(both, method):
+    (one, _), (two, _) = both
+    for when in ("before", "after"):
+        (first,), (second,) = (found[method]["similarity"][when].values() for found in (one, two))
+        assert second["samples"] == first["samples"] == 32
+        assert second["mean_similarity"] == pytest.approx(first["mean_similarity"], abs=1e-4)
+    for split in ("train", "validation", "test"):
+        first, second = one[method]["metrics"][split], two[method]["metrics"][split]
+        assert second["accuracy"] == first["accuracy"], split
+    # 96 and 32 examples divide evenly; 30 do not, and Trainer then counts some of the last batch twice in the loss.
+    for split in ("train", "validation"):
+        first, second = one[method]["metrics"][split], two[method]["metrics"][split]
+        assert second["loss"] == pytest.approx(first["loss"], rel=1e-4), split
+
+
+def test_only_one_process_prints(both):
+    (_, alone), (_, together) = both
+    assert together.count("gap to test") == alone.count("gap to test") == len(METHODS)
+
+
+def test_launch_files_name_their_processes():
+    found = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / "recipes" / "accelerate").glob("*.yaml")}
+    assert found["cpu"]["num_processes"] == 1 and found["cpu_2"]["num_processes"] == 2
+    assert found["cpu"]["use_cpu"] and found["cpu_2"]["use_cpu"] and "use_cpu" not in found["multi_gpu"]
