@@ -15,7 +15,7 @@ from torch import Tensor
 from .distributed import sum_over_processes
 
 # Distances are counted in bins of equal width in log2 d (2.2 % each, 4e-15 to 3e14). Counts add up over micro-batches
-# and processes, so the median is the same however a batch is split, which no average of medians would be. The median is
+# and processes, so the median is the same however a batch is split, which no average of medians would be. It is
 # interpolated within its bin.
 _BINS_PER_OCTAVE = 32
 _OCTAVES = (-48, 48)

@@ -243,8 +243,8 @@ class DiversityMixin(_TrainerBase):
         assert output.metrics is not None  # evaluation_loop always fills it
         if not measured:
             logger.warning_once(
-                "eval_diversity was not measured: this evaluation computed no loss through compute_loss (no labels, or "
-                "it generates)"
+                "eval_diversity was not measured: this evaluation computed no loss through compute_loss (no labels, "
+                "or it generates)"
             )
         output.metrics.update(_evaluation_record(measured, metric_key_prefix))
         return output
