@@ -275,7 +275,7 @@ def _check_activations(activations: Tensor, samples: int = 2, units: int = 2) ->
         )
     # A sum is the cheapest pass over the data that no NaN or infinity survives; it may overflow by itself, hence the
     # second look.
-    if _can_read(activations) and not math.isfinite(activations.detach().sum(dtype=torch.float64).item()):
+    if _can_read(activations) and not math.isfinite(_upcast(activations.detach()).sum().item()):
         bad = int((~activations.detach().isfinite()).sum())
         if bad:
             raise ValueError(

@@ -33,7 +33,7 @@ class _LogDeterminant(torch.autograd.Function):
             # cholesky_inverse answers column-major, and reading that by rows is three times slower; as the inverse is
             # symmetric, its transpose is the same matrix in row-major order.
             inverse = torch.cholesky_inverse(factor).T
-            return (inverse * upstream).to(ctx.dtype).contiguous(), None
+            return inverse.mul_(upstream).to(ctx.dtype).contiguous(), None
 
 
 def log_determinant(similarity: Tensor, jitter: float) -> Tensor:
