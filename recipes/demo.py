@@ -33,6 +33,7 @@ ROWS = {
     "loss gap (test - train)": lambda result: result["gaps"]["test"]["loss"],
     "mean similarity before training": lambda result: mean_similarity(result, "before"),
     "mean similarity after training": lambda result: mean_similarity(result, "after"),
+    "mean squared norm after training": lambda result: over_layers(result, "after", "activation_norm"),
     "seconds of training": lambda result: result["training"]["seconds"],
 }
 
@@ -63,9 +64,14 @@ class ProgressLine(TrainerCallback):
         self.bar.close()
 
 
+def over_layers(result: dict[str, Any], when: str, name: str) -> float:
+    """Return what was measured on the validation images, averaged over the regularised layers."""
+    return statistics.fmean(layer[name] for layer in result["similarity"][when].values())
+
+
 def mean_similarity(result: dict[str, Any], when: str) -> float:
-    """Return the mean similarity of two units, averaged over the regularised layers."""
-    return statistics.fmean(layer["mean_similarity"] for layer in result["similarity"][when].values())
+    """Return the mean similarity of two units, gamma following the median distance between units."""
+    return over_layers(result, when, "mean_similarity")
 
 
 def compare(results: dict[str, list[dict[str, Any]]]) -> str:
@@ -78,7 +84,7 @@ def compare(results: dict[str, list[dict[str, Any]]]) -> str:
     heads = ["", *results, *(f"{method} - {reference}, paired" for method in others)]
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for title, read in ROWS.items():
-        digits = 1 if title.startswith("seconds") else 4
+        digits = 1 if title.startswith(("seconds", "mean squared norm")) else 4
         values = {method: [read(result) for result in found] for method, found in results.items()}
         cells = [_spread(numbers, digits) for numbers in values.values()]
         cells += [_spread(_paired(values[method], values[reference]), digits, "+") for method in others]

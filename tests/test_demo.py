@@ -77,7 +77,9 @@ def fake(accuracy, gap, similarity):
     return {
         "metrics": {"train": {"accuracy": accuracy + gap}, "test": {"accuracy": accuracy}},
         "gaps": {"test": {"accuracy": gap, "loss": gap}},
-        "similarity": {when: {"layer": {"mean_similarity": similarity}} for when in ("before", "after")},
+        "similarity": {
+            when: {"layer": {"mean_similarity": similarity, "activation_norm": 1.0}} for when in ("before", "after")
+        },
         "training": {"seconds": 1.0},
         "data": {"test": 400},
     }

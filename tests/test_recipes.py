@@ -3,6 +3,8 @@
 import getpass
 import json
 import platform
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -207,3 +209,34 @@ def test_triples_differ_in_the_regulariser_alone():
             assert diversity.is_active == (method != "baseline")
             assert training.output_dir == f"outputs/{data}_{method}"
         assert parsed["baseline"] == parsed["direct"] == parsed["logdet"]
+
+
+def readme_commands():
+    """Every command in a code block of the README."""
+    blocks = re.findall(r"```bash\n(.*?)```", (RECIPES / "README.md").read_text(), flags=re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line]
+
+
+@pytest.mark.parametrize("command", readme_commands())
+def test_every_command_of_the_readme_is_understood(command, monkeypatch, tmp_path):
+    """Parsed as the recipe would; what each configuration does is tested above."""
+    monkeypatch.chdir(RECIPES.parent)
+    words = shlex.split(command)
+    place = next(index for index, word in enumerate(words) if word.endswith(".py"))
+    assert Path(words[place]).is_file()
+    if "--config_file" in words[:place]:
+        assert Path(words[words.index("--config_file") + 1]).is_file()
+    if words[place] == "recipes/demo.py":
+        import demo
+
+        planned = []
+        monkeypatch.setattr(demo, "run", lambda *arguments, callbacks: planned.append(arguments) or exit_early())
+        with pytest.raises(InterruptedError):
+            demo.main([*words[place + 1 :], "--use_cpu", "true"])
+        assert planned
+    else:
+        parse_arguments(TYPES, [*words[place + 1 :], "--use_cpu", "true"])
+
+
+def exit_early():
+    raise InterruptedError

@@ -59,9 +59,10 @@ def test_two_processes_give_the_loss_curve_of_one(both, method):
     steps = [[record for record in found["history"] if "task_loss" in record] for found in (one, two)]
     assert len(steps[0]) == len(steps[1]) == 6
     for first, second in zip(*steps, strict=True):
-        for name in ("loss", "task_loss", "gamma", "grad_norm"):
-            assert second[name] == pytest.approx(first[name], rel=1e-5, abs=1e-5), (name, first["step"])
-        assert second["diversity"] == pytest.approx(first["diversity"], rel=1e-5)
+        for name in ("loss", "task_loss", "diversity", "gamma"):
+            assert second[name] == pytest.approx(first[name], rel=1e-5, abs=0), (name, first["step"])
+        # The norm of an ill-conditioned gradient (see above); a wrong factor would be off by half.
+        assert second["grad_norm"] == pytest.approx(first["grad_norm"], rel=3e-4), first["step"]
     # Guards against comparing nothing: the loss moves, and the regulariser is part of it.
     losses = [record["loss"] for record in steps[0]]
     assert max(losses) - min(losses) > 0.1 and abs(losses[0] - steps[0][0]["task_loss"]) > 0.1
