@@ -107,14 +107,14 @@ def _story(results: dict[str, Any]) -> str:
     start = "fine-tuned from published weights" if model["pretrained"] else "trained from random weights"
     sentences = [
         f"`{model['name']}` ({model['parameters']:,} parameters), {start} on {data['train']:,} examples of "
-        f"{data['name']} with hf_diversity for {training['epochs']:g} epochs ({training['steps']:,} steps), seed "
+        f"{data['name']} with hf_diversity for {training['epochs']:.3g} epochs ({training['steps']:,} steps), seed "
         f"{results['seeds']['seed']}."
     ]
     if diversity["active"]:
         config = diversity["config"]
         sentences.append(
             f"The loss was the task's plus {config['diversity_weight']:g} times the within-layer redundancy "
-            f"`{config['measure']}` (reduction {config['reduction']}, gamma {config['gamma']}) plus "
+            f"`{config['measure']}` (reduction {config['reduction']}, gamma {config['gamma']}) and "
             f"{config['activation_weight']:g} times the mean squared norm of the activations, after Laakom et al. "
             "(WLD-Reg, AAAI-23); no reproduction of the paper's tables is claimed."
         )
