@@ -55,7 +55,9 @@ def _bert():
 VIT = "vit_tiny_patch16_224"
 STEPS = [
     Step("resnet18 32 px, pooled 64x512", lambda: _images("resnet18", 32, 64), None, "pooled", 1),
-    Step("resnet18 64 px, layer3 1024x256", lambda: _images("resnet18", 64, 64), ["timm_model.layer3"], "positions", 2),
+    Step(
+        "resnet18 64 px, layer3 1024x256", lambda: _images("resnet18", 64, 64), ["timm_model.layer3"], "positions", 2
+    ),
     Step("ViT-tiny, pooled 64x192", lambda: _images(VIT, 64, 64), ["timm_model.blocks.11"], "pooled", 1),
     Step("ViT-tiny, tokens 4160x192", lambda: _images(VIT, 64, 64), ["timm_model.blocks.11"], "positions", 2),
     Step("ViT-tiny, MLP 4160x768", lambda: _images(VIT, 64, 64), ["timm_model.blocks.11.mlp.act"], "positions", 5),

@@ -7,6 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_diversity import functional as F
+from hf_diversity.kernels.fourier import release_memory
 
 SHAPES = [(2, 2), (5, 7), (3, 40)]
 GAMMAS = [0.1, 1.0, 10.0]
@@ -216,11 +217,12 @@ class LargestTensor(TorchDispatchMode):
 
 @pytest.mark.parametrize("function", [F.direct, F.logdet])
 def test_no_array_of_all_pairs_at_all_samples(function):
-    samples, units = 64, 512
+    samples, units = 64, 1024
+    release_memory()  # larger calls before this one may have left more
     for a in (normal((samples, units), dtype=torch.float32), torch.empty(samples, units).cauchy_()):
         with LargestTensor() as largest:
             value_and_gradient(lambda x: function(x, 1.0), a)
-        assert 0 < largest.elements <= max(2 * units * units, 12 * samples * units) < samples * units * units / 30
+        assert 0 < largest.elements <= max(2 * units * units, 20 * samples * units) < samples * units * units / 30
 
 
 def test_inside_torch_compile():

@@ -179,9 +179,7 @@ def _cells(ordered: Tensor, cells: _Cells, root: float, gradient: Tensor | None)
         slopes = slopes_of(table_gradient, split).mul_(tau * root)
         flat = ordered.new_zeros(ordered.numel() + 1)  # padding is written behind the end
         for group in groups:
-            giant, baby = group.waves.giant, group.waves.baby
-            pulls = group.waves.pull(slopes[group.members], torch.empty_like(giant), torch.empty_like(baby[:, 0]))
-            flat[group.index] = pulls
+            flat[group.index] = group.waves.pull(slopes[group.members], out=group.waves.real)
         gradient.copy_(flat[:-1].view_as(gradient))
     # Cell by cell in float64: sums of a million numbers of one sign lose digits in float32.
     return ((products * table_gradient).sum((1, 2)).double() / 2 - cells.counts).sum()
@@ -198,7 +196,8 @@ class _Group:
         present = offsets < counts
         beyond = cells.angle.numel()
         self.index = torch.where(present, cells.starts[members, None] + offsets, beyond)
-        self.waves = Waves(split, len(members), len(offsets), cells.angle.dtype)
+        shape = (len(members), len(offsets))
+        self.waves = Waves(split, *shape, cells.angle.new_empty(Waves.numbers(split, *shape)))
         self.waves.fill(cells.angle.take(self.index.clamp(max=beyond - 1)))
         self.waves.giant.mul_(present[:, None])  # padding: one factor 0 is enough
 
