@@ -31,23 +31,25 @@ def wide_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def distance_histogram(rows: Tensor, seed: int) -> Tensor:
-    """Count log2 |a_in - a_im| > 0 over all samples i and 32 pairs of units n != m drawn by `seed`.
+def distance_histogram(rows: Tensor, seed: int, pairs: int = _PAIRS) -> Tensor:
+    """Count log2 |a_in - a_im| > 0 over all samples i and some pairs of units n != m drawn by `seed`.
 
     Args:
         rows: (N, D) activations.
         seed: draws the pairs; the same for one optimiser step in every process.
+        pairs: how many pairs; the number of units or more takes every unit as first one.
 
     Returns:
         (3072,) int64 counts, on the device of `rows`.
     """
     units = rows.shape[1]
     generator = torch.Generator().manual_seed(seed)
-    first = torch.randint(units, (_PAIRS,), generator=generator)
-    second = (first + 1 + torch.randint(max(units - 1, 1), (_PAIRS,), generator=generator)) % units
+    pairs = min(pairs, units)
+    first = torch.randperm(units, generator=generator)[:pairs]
+    second = (first + 1 + torch.randint(max(units - 1, 1), (pairs,), generator=generator)) % units
     columns = rows.detach()[:, torch.cat([first, second]).to(rows.device, non_blocking=True)]
     columns = columns if columns.dtype == torch.float64 else columns.float()
-    distance = (columns[:, :_PAIRS] - columns[:, _PAIRS:]).abs()
+    distance = (columns[:, :pairs] - columns[:, pairs:]).abs()
     bins = ((distance.log2() - _OCTAVES[0]) * _BINS_PER_OCTAVE).nan_to_num(nan=0.0).clamp(0, _BINS - 1).long()
     bins = torch.where(distance > 0, bins, _BINS)  # identical units say nothing about the scale: an extra bin, dropped
     counts = torch.zeros(_BINS + 1, dtype=torch.int64, device=rows.device)
@@ -72,7 +74,7 @@ def gamma_from_log2(log2_distance: Tensor) -> Tensor:
 
 def estimate_gamma(rows: Tensor, seed: int = 0) -> Tensor:
     """Gamma of one batch alone, over all processes: (N, D) rows to a 0-dim tensor; NaN if all units agree."""
-    return gamma_from_log2(log2_median(sum_over_processes(distance_histogram(rows, seed))))
+    return gamma_from_log2(log2_median(sum_over_processes(distance_histogram(rows, seed, pairs=rows.shape[1]))))
 
 
 class MedianGamma:
@@ -102,7 +104,10 @@ class MedianGamma:
             0-dim gamma per layer; NaN while no two units ever differed.
         """
         self._close_window(step)
-        histograms = torch.stack([distance_histogram(r, seed=step) for r in rows.values()])
+        # The first estimate takes every unit: in a layer of mostly dead ones, 32 pairs may hold none that is alive
+        histograms = torch.stack(
+            [distance_histogram(r, step, _PAIRS if n in self._average else r.shape[1]) for n, r in rows.items()]
+        )
         if synchronise:
             histograms = sum_over_processes(histograms)
         gammas = {}
@@ -113,8 +118,9 @@ class MedianGamma:
             gammas[name] = gamma_from_log2(self._log2(name))
         return gammas
 
-    def current(self, name: str) -> Tensor | None:
-        """The estimate for a layer, or None before there is one."""
+    def current(self, name: str, step: int) -> Tensor | None:
+        """The estimate for a layer after `step` optimiser steps, or None before there is one."""
+        self._close_window(step)
         return gamma_from_log2(self._log2(name)) if name in self._average or name in self._first else None
 
     def _log2(self, name: str) -> Tensor:

@@ -8,8 +8,9 @@ import functools
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -27,6 +28,12 @@ class LayerTarget:
         return f"the input of {self.name!r}" if self.point == "input" else f"layer {self.name!r}"
 
 
+class _Captured(NamedTuple):
+    tensor: Tensor
+    version: int | None
+    grad_enabled: bool
+
+
 class _Hook:
     """A forward (pre-)hook that appends to the armed store, and does nothing otherwise.
 
@@ -35,7 +42,7 @@ class _Hook:
 
     def __init__(self, target: LayerTarget):
         self.target = target
-        self.store: dict[str, list[Tensor]] | None = None
+        self.store: dict[str, list[_Captured]] | None = None
 
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any = None) -> None:
         if self.store is None:
@@ -47,7 +54,10 @@ class _Hook:
                 f"{self.target.describe()} ({type(module).__name__}) gives {type(source).__name__}, in which there is "
                 "no tensor; name another layer"
             )
-        self.store.setdefault(self.target.name, []).append(tensor)
+        # A compiler makes in-place operations functional, and an inference tensor has no version to look at
+        has_version = not torch.compiler.is_compiling() and not tensor.is_inference()
+        captured = _Captured(tensor, tensor._version if has_version else None, torch.is_grad_enabled())
+        self.store.setdefault(self.target.name, []).append(captured)
 
     def __deepcopy__(self, memo: dict) -> Any:
         return _INERT
@@ -73,65 +83,65 @@ def first_tensor(value: Any) -> Tensor | None:
 
 
 class ActivationCapture:
-    """Hooks on some layers, armed only for a forward pass.
+    """Hooks on some layers, registered and armed only for a forward pass.
 
     Args:
         targets: the layers.
         model: the model they belong to, for the names in error messages.
 
     Example:
-        >>> with capture.attached(), capture.armed() as captured:  # doctest: +SKIP
+        >>> with capture.armed() as store:  # doctest: +SKIP
         ...     model(**inputs)
-        >>> captured["encoder.layer.3"]  # one tensor for every time the layer ran  # doctest: +SKIP
+        >>> capture.take(store, training=False)["encoder.layer.3"]  # a tensor for each time it ran  # doctest: +SKIP
     """
 
     def __init__(self, targets: list[LayerTarget], model: nn.Module):
         """See the class."""
         self.targets = targets
-        self._names = [name for name, _ in model.named_modules()]
+        self._names = [name for name, _ in model.named_modules() if name]
         self._hooks = [_Hook(target) for target in targets]
-        self._handles: list[RemovableHandle] = []
 
     @contextlib.contextmanager
-    def attached(self) -> Iterator[None]:
-        """Have the hooks registered inside; nested calls register them once, and the outermost removes them."""
-        outermost = not self._handles
-        try:
-            if outermost:
-                for hook in self._hooks:
-                    module = hook.target.module
-                    self._handles.append(
-                        module.register_forward_pre_hook(hook, with_kwargs=True)
-                        if hook.target.point == "input"
-                        else module.register_forward_hook(hook, with_kwargs=True)
-                    )
-            yield
-        finally:
-            if outermost:
-                for handle in self._handles:
-                    handle.remove()
-                self._handles = []
+    def armed(self) -> Iterator[dict[str, list[_Captured]]]:
+        """Collect what the layers produce inside; the hooks are gone afterwards, and nothing else refers to the store.
 
-    @contextlib.contextmanager
-    def armed(self) -> Iterator[dict[str, list[Tensor]]]:
-        """Collect what the layers produce inside. The capture itself keeps no reference to it afterwards."""
-        store: dict[str, list[Tensor]] = {}
+        A torch.compile that happens inside traces the hooks and keeps them in its graph, whose guards ignore that they
+        are taken off between calls; the hook objects are the same at every call, so nothing is compiled again.
+        """
+        store: dict[str, list[_Captured]] = {}
+        handles: list[RemovableHandle] = []
         try:
             for hook in self._hooks:
                 hook.store = store
+                module = hook.target.module
+                handles.append(
+                    module.register_forward_pre_hook(hook, with_kwargs=True)
+                    if hook.target.point == "input"
+                    else module.register_forward_hook(hook, with_kwargs=True)
+                )
             yield store
         finally:
+            for handle in handles:
+                handle.remove()
             for hook in self._hooks:
                 hook.store = None
 
-    def check(self, captured: Mapping[str, list[Tensor]], training: bool) -> None:
-        """Refuse a forward pass from which a layer is missing, or from which it would train nothing.
+    def take(self, store: Mapping[str, list[_Captured]], training: bool) -> dict[str, list[Tensor]]:
+        """The activations by layer, one tensor for each time the layer ran.
+
+        Args:
+            store: from `armed`, after the forward pass.
+            training: leave out passes that ran without gradient beside others that ran with it (a frozen teacher,
+                say), and refuse a layer that would train nothing.
 
         Raises:
-            RuntimeError: a layer did not run, or its activations carry no gradient while training.
+            RuntimeError: a layer did not run, its activations carry no gradient while training, or they were
+                overwritten in place after it.
         """
+        activations = {}
         for target in self.targets:
-            if not captured.get(target.name):
+            captured = store.get(target.name, [])
+            if not captured:
                 near = difflib.get_close_matches(
                     target.name, [n for n in self._names if n != target.name], n=5, cutoff=0
                 )
@@ -139,15 +149,24 @@ class ActivationCapture:
                     f"{target.describe()} did not run in this forward pass, so nothing was captured; name a layer "
                     f"that runs (nearest: {', '.join(near)}), or set both weights to 0"
                 )
-            if training and not all(tensor.requires_grad for tensor in captured[target.name]):
+            if training and any(c.grad_enabled for c in captured):
+                captured = [c for c in captured if c.grad_enabled]
+            if training and not all(c.tensor.requires_grad for c in captured):
                 raise RuntimeError(
                     f"the activations of {target.describe()} carry no gradient, so the regulariser would train "
                     f"nothing. {self._why_no_gradient(target)}"
                 )
+            if any(c.version is not None and c.version != c.tensor._version for c in captured):
+                raise RuntimeError(
+                    f"the activations of {target.describe()} were overwritten after it by an in-place operation (an "
+                    "activation with inplace=True, or a residual sum), so its own output is gone; name the layer that "
+                    "overwrites it, or make that operation not in-place"
+                )
+            activations[target.name] = [c.tensor for c in captured]
+        return activations
 
     def _why_no_gradient(self, target: LayerTarget) -> str:
-        parameters = list(target.module.parameters())
-        if target.point == "output" and any(p.requires_grad for p in parameters):
+        if target.point == "output" and any(p.requires_grad for p in target.module.parameters()):
             return (
                 "The layer itself is trainable, so it ran inside reentrant gradient checkpointing, which hides the "
                 'graph: type gradient_checkpointing_kwargs={"use_reentrant": False}, or name a layer outside the '

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import (
@@ -44,8 +45,9 @@ def restore_weights(model: nn.Module, folder: str) -> None:
     """Do whole what `Trainer` does in part to load a checkpoint into `model`: every tensor, or an error.
 
     transformers 5 renames tensors on save to the names of the original checkpoints, and Trainer loads the file with
-    `strict=False`: a ViT kept 32 of its 40 tensors as they were, with a warning. Where the names in the file are not
-    the model's own, the model's `from_pretrained`, which knows the renaming, reads it instead.
+    `strict=False`: a ViT kept 32 of its 40 tensors as they were, with a warning. Here every tensor is looked for under
+    the name that the model's own save would give it; where a save changes more than names (fused experts, say),
+    `from_pretrained` reads the folder.
 
     Link: transformers#48805 (PRs #48822, #49022). Fixed in: not as of 5.24. Remove when: Trainer's resume and
     `load_best_model_at_end` restore a ViT whole in the oldest transformers that pyproject.toml allows.
@@ -58,35 +60,83 @@ def restore_weights(model: nn.Module, folder: str) -> None:
         RuntimeError: a tensor of the model is not in the checkpoint.
     """
     saved = _saved_names(folder)
-    own = set(model.state_dict())
-    if saved is None or own <= saved:
+    own = model.state_dict()
+    if saved is None or own.keys() <= saved.keys():
         return
-    missing = own - saved
-    if isinstance(model, PreTrainedModel):
+    # Tied tensors are saved once, under one of their names
+    stored_as = {_storage(own[name]): name for name in own if name in saved}
+    names = {name: name if name in saved else stored_as.get(_storage(value)) for name, value in own.items()}
+    if any(name is None for name in names.values()) and isinstance(model, PreTrainedModel):
+        renamed = {_storage(value): name for name, value in _as_saved(model, own).items() if name in saved}
+        names = {name: found or renamed.get(_storage(own[name])) for name, found in names.items()}
+    missing = sorted(name for name, found in names.items() if found is None)
+    if missing:
+        missing = _load_through_from_pretrained(model, folder, missing)
+    else:
+        model.load_state_dict(
+            _read(folder, saved, {name: found for name, found in names.items() if found is not None})
+        )
+    if missing:
+        raise RuntimeError(
+            f"{folder} does not hold {len(missing)} of the model's {len(own)} tensors ({', '.join(missing[:4])}"
+            f"{' ...' if len(missing) > 4 else ''}), so going on would mix a trained model with an untrained one; "
+            "name a checkpoint of this model"
+        )
+    logger.info(f"All {len(own)} tensors were restored from {folder}.")
+
+
+def _storage(tensor: torch.Tensor) -> tuple:
+    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
+
+
+def _as_saved(model: PreTrainedModel, own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The state dict under the names that `save_pretrained` writes; what is only renamed keeps its storage."""
+    try:
+        from transformers.core_model_loading import revert_weight_conversion
+    except ImportError:  # older versions did not rename
+        return own
+    return revert_weight_conversion(model, dict(own))
+
+
+def _load_through_from_pretrained(model: nn.Module, folder: str, missing: list[str]) -> list[str]:
+    """Load with the whole conversion of `from_pretrained`; returns what is missing even so."""
+    if not isinstance(model, PreTrainedModel):
+        return missing
+    try:
         with torch.random.fork_rng():
             result: Any = type(model).from_pretrained(folder, output_loading_info=True, dtype="auto")
-        loaded, report = result
-        missing = set(report["missing_keys"])
-        if not missing:
-            model.load_state_dict(loaded.state_dict())
-            logger.info(f"All {len(own)} tensors of {folder} were restored under the names they were saved with.")
-            return
-    raise RuntimeError(
-        f"{folder} does not hold {len(missing)} of the model's {len(own)} tensors ({', '.join(sorted(missing)[:4])}"
-        f"{' ...' if len(missing) > 4 else ''}): it was saved by another model, and going on would mix the two; name "
-        "a checkpoint of this model"
-    )
+    except (TypeError, ValueError, OSError):  # a class that is not built from its configuration alone
+        return missing
+    loaded, report = result
+    weights = loaded.state_dict()
+    if report["missing_keys"] or weights.keys() != model.state_dict().keys():
+        return missing
+    model.load_state_dict(weights)
+    return []
 
 
-def _saved_names(folder: str) -> set[str] | None:
-    """Names of the tensors in a checkpoint; None if its weights are in another format (PEFT, FSDP, DeepSpeed)."""
-    for name in (SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_INDEX_NAME):
-        if os.path.isfile(path := os.path.join(folder, name)):
+def _saved_names(folder: str) -> dict[str, str] | None:
+    """The file of each tensor in a checkpoint; None if its weights are in another format (PEFT, FSDP, DeepSpeed)."""
+    for index in (SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_INDEX_NAME):
+        if os.path.isfile(path := os.path.join(folder, index)):
             with open(path, encoding="utf-8") as file:
-                return set(json.load(file)["weight_map"])
+                return json.load(file)["weight_map"]
     if os.path.isfile(path := os.path.join(folder, SAFE_WEIGHTS_NAME)):
         with safe_open(path, framework="pt") as file:
-            return set(file.keys())
+            return dict.fromkeys(file.keys(), SAFE_WEIGHTS_NAME)
     if os.path.isfile(path := os.path.join(folder, WEIGHTS_NAME)):
-        return set(torch.load(path, map_location="meta", weights_only=True))
+        return dict.fromkeys(torch.load(path, map_location="meta", weights_only=True), WEIGHTS_NAME)
     return None
+
+
+def _read(folder: str, files: dict[str, str], names: dict[str, str]) -> dict[str, torch.Tensor]:
+    """Tensors by the model's names from the checkpoint's; `names` maps the one to the other."""
+    weights: dict[str, torch.Tensor] = {}
+    for file in sorted(set(files.values())):
+        path = os.path.join(folder, file)
+        if file.endswith(".safetensors"):
+            content = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        weights.update(content)
+    return {name: weights[stored] for name, stored in names.items()}

@@ -7,6 +7,7 @@ import difflib
 import json
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,11 +35,12 @@ class DiversityConfig:
 
     The defaults are a gentle regulariser, chosen to do no harm when nothing is set:
 
-    - `gamma="median"` follows the scale of the activations, so J has the same pull in every layer and cannot be
-      lowered by merely growing the activations. That pull never saturates, so `diversity_weight` must be small: in the
-      pilot (FashionMNIST and CIFAR-10, 1,000-2,000 images) 0.1 and 1 cost 0.2 to 0.9 points of test accuracy on clean
-      labels and 0.01 cost nothing that could be told from noise. Noisy labels were what rewarded more (1.0: +2.5
-      points with 40 % of the labels random).
+    - `gamma="median"` follows the scale of the activations, so J has the same value and pull in layers of any scale.
+      Within a step gamma is a constant, so part of that pull still grows the activations (watch `activation_norm`: at
+      large weights it rises more than the similarity falls, and a small `activation_weight` holds it). It never
+      saturates, so `diversity_weight` must be small: in the pilot (FashionMNIST and CIFAR-10, 1,000-2,000 images) 0.1
+      and 1 cost 0.2 to 0.9 points of test accuracy on clean labels and 0.01 cost nothing that could be told from
+      noise. Noisy labels were what rewarded more (1.0: +2.5 points with 40 % of the labels random).
     - `activation_weight=0`: with a scale-free gamma the norm term is not needed to keep J honest, and it is not
       scale-free itself: 0.01 was harmless on one data set and cost 8 points on another.
     - `reduction="mean"`: the sum over pairs grows as D^2, which would tie `diversity_weight` to the layer's width.
@@ -138,9 +140,11 @@ class DiversityConfig:
             weight = _number(name, getattr(self, name))
             if not math.isfinite(weight) or weight < 0:
                 raise ValueError(f"{name} is {weight}: it must be finite and >= 0; type {name}=0.0 to switch it off")
-        if self.gamma != "median" and not (math.isfinite(_number("gamma", self.gamma)) and float(self.gamma) > 0):
+        # Beyond these, float32 products of gamma with squared distances are 0 or infinite
+        if self.gamma != "median" and not 1e-30 <= _number("gamma", self.gamma) <= 1e30:
             raise ValueError(
-                f'gamma is {self.gamma}: the similarity exp(-gamma d^2) needs a finite gamma > 0; type gamma="median" '
+                f"gamma is {self.gamma}: the similarity exp(-gamma d^2) needs a finite gamma > 0 (1e-30 to 1e30); "
+                'type gamma="median" '
                 "to have it follow the activations"
             )
         if not (math.isfinite(_number("jitter", self.jitter)) and self.jitter >= 0):
@@ -178,12 +182,14 @@ class DiversityConfig:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> DiversityConfig:
+    def from_dict(cls, values: Mapping[str, Any]) -> DiversityConfig:
         """Build from a dict; missing keys take their defaults.
 
         Raises:
             ValueError: a key is unknown.
         """
+        if not isinstance(values, Mapping):
+            raise TypeError(f"values is a {type(values).__name__}: DiversityConfig is made from a dict of its fields")
         known = [f.name for f in dataclasses.fields(cls)]
         for key in values:
             if key not in known:

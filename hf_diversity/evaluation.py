@@ -15,7 +15,7 @@ from .config import DiversityConfig
 from .distributed import sum_over_processes
 from .layers import find_layers
 from .measures import Logdet, Measure, make_measure
-from .regularizer import norm_statistic
+from .regularizer import NonFiniteRegularizerError, check_rows, norm_statistic, why_not_finite
 from .samples import position_mask, rows_by_layer
 
 
@@ -73,48 +73,62 @@ class DiversityMeter:
         """Add a batch.
 
         Args:
-            rows: (N, D) by layer; N may be 0 in some processes.
+            rows: (N, D) by layer; N may be 0, and may differ between processes.
+
+        Raises:
+            TypeError: the activations are not floating point.
+            ValueError: a layer has one unit.
         """
         for name, values in rows.items():
-            count, units = values.shape
+            check_rows(name, values, alone=False)
             with torch.autocast(values.device.type, enabled=False):
-                if self.measure is not None and name not in self._gammas:
-                    gamma = self._gamma(name)
-                    self._gammas[name] = estimate_gamma(values) if gamma is None else gamma
-                statistics = []
-                if count:
-                    statistics = [norm_statistic(values)]
-                    if self.measure is not None:
-                        statistics.append(self.measure.statistic(values, self._gammas[name]))
-            wide = wide_dtype(values.device)
-            if name not in self._sums:
-                self._sums[name] = [torch.zeros((), dtype=wide, device=values.device)]
-                if self.measure is not None:
-                    self._sums[name].append(values.new_zeros(self.measure.statistic_shape(units), dtype=wide))
-                self._counts[name], self._units[name] = 0, units
-            for total, statistic in zip(self._sums[name], statistics, strict=False):
-                total += statistic.to(wide) * count
-            self._counts[name] += count
+                self._add(name, values)
+
+    def _add(self, name: str, rows: Tensor) -> None:
+        count, units = rows.shape
+        wide = wide_dtype(rows.device)
+        if name not in self._sums:
+            self._counts[name], self._units[name] = 0, units
+            self._sums[name] = [torch.zeros((), dtype=wide, device=rows.device)]
+            if self.measure is not None:
+                self._sums[name].append(rows.new_zeros(self.measure.statistic_shape(units), dtype=wide))
+        everywhere = int(sum_over_processes(torch.tensor([count], device=rows.device)))
+        if self.measure is not None and name not in self._gammas and everywhere:
+            gamma = self._gamma(name)
+            self._gammas[name] = estimate_gamma(rows) if gamma is None else gamma
+        if count:
+            self._sums[name][0] += norm_statistic(rows).to(wide) * count
+            if self.measure is not None:
+                self._sums[name][1] += self.measure.statistic(rows, self._gammas[name]).to(wide) * count
+        self._counts[name] += count
 
     def compute(self) -> dict[str, LayerMeasurement]:
-        """The values over everything that was added in all processes."""
-        result = {}
-        for name, sums in self._sums.items():
-            count = sum_over_processes(torch.tensor([self._counts[name]], device=sums[0].device)).item()
-            means = [sum_over_processes(total) / count for total in sums]
-            statistic = means[1] if len(means) == 2 else None
-            result[name] = LayerMeasurement(
-                diversity=(
-                    float(self.measure.value(statistic, self._units[name]))
-                    if self.measure is not None and statistic is not None
-                    else None
-                ),
-                activation_norm=float(means[0]),
-                gamma=None if statistic is None else float(self._gammas[name]),
-                num_samples=int(count),
-                statistic=statistic,
-            )  # fmt: skip
-        return result
+        """The values over everything that was added in all processes.
+
+        Raises:
+            NonFiniteRegularizerError: a value is not finite; names the layer and the cause.
+            ValueError: a layer had no sample at all.
+        """
+        return {name: self._compute(name) for name in self._sums}
+
+    def _compute(self, name: str) -> LayerMeasurement:
+        sums = self._sums[name]
+        count = int(sum_over_processes(torch.tensor([self._counts[name]], device=sums[0].device)))
+        if count == 0:
+            raise ValueError(f"layer {name!r} has 0 samples in the whole data set: it is padding only")
+        norm, *rest = (sum_over_processes(total) / count for total in sums)
+        statistic = rest[0] if rest else None
+        gamma = None if statistic is None else float(self._gammas[name])
+        cause = why_not_finite(float(norm), 0.0 if gamma is None else gamma, 0.0)
+        diversity = None
+        if cause is None and statistic is not None and self.measure is not None:
+            diversity = float(self.measure.value(statistic, self._units[name]))
+            cause = why_not_finite(0.0, 0.0 if gamma is None else gamma, diversity)
+        if cause is not None:
+            raise NonFiniteRegularizerError(
+                f"the diversity of layer {name!r} over the evaluation set is not finite: {cause}"
+            )
+        return LayerMeasurement(diversity, float(norm), gamma, count, statistic)
 
 
 def measure_layers(
@@ -146,19 +160,20 @@ def measure_layers(
     meter = DiversityMeter(matrix, lambda name: fixed)
     is_encoder_decoder = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
     device = next(model.parameters()).device
-    was_training = model.training
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad(), capture.attached():
+        with torch.no_grad():
             for batch in dataloader:
                 batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
-                with capture.armed() as captured:
+                with capture.armed() as store:
                     model(**batch)
-                capture.check(captured, training=False)
+                activations = capture.take(store, training=False)
                 masks = {t.name: position_mask(batch, t, is_encoder_decoder) for t in targets}
-                meter.update(rows_by_layer(captured, targets, diversity.samples, masks))
+                meter.update(rows_by_layer(activations, targets, diversity.samples, masks))
     finally:
-        model.train(was_training)
+        for module, training in modes.items():
+            module.training = training
     measured = meter.compute()
     if not measured:
         raise ValueError("the data loader gave no batch: nothing was measured; check the data set")

@@ -59,7 +59,7 @@ class RegularizerOutput:
         values = torch.stack([part.double() for layer in self.layers.values() for part in layer.tensors()]).tolist()
         for name, layer in self.layers.items():
             norm, gamma, diversity = (values.pop(0) if part is not None else 0.0 for part in layer)
-            if cause := _why_not_finite(norm, gamma, diversity):
+            if cause := why_not_finite(norm, gamma, diversity):
                 raise NonFiniteRegularizerError(_not_finite_message(name, step, cause))
 
 
@@ -70,7 +70,7 @@ def _not_finite_message(name: str, step: int, cause: str) -> str:
     )
 
 
-def _why_not_finite(norm: float, gamma: float, diversity: float) -> str | None:
+def why_not_finite(norm: float, gamma: float, diversity: float) -> str | None:
     """The cause in words, or None if all is finite."""
     if not math.isfinite(norm):
         return (
@@ -84,8 +84,9 @@ def _why_not_finite(norm: float, gamma: float, diversity: float) -> str | None:
         )
     if not math.isfinite(diversity):
         return (
-            f"the diversity loss is {diversity} at gamma = {gamma}: the similarity matrix is numerically singular; "
-            "type a larger jitter, say jitter=1e-3"
+            f"the diversity loss is {diversity} at gamma = {gamma}: differences between units overflow, or (det, "
+            "logdet) the similarity matrix is numerically singular; type a smaller gamma, or a larger jitter, say "
+            "jitter=1e-3"
         )
     return None
 
@@ -150,7 +151,7 @@ class DiversityRegularizer:
                     diversity, norm = self._layer(values, gammas.get(name), synchronise)
                 except ValueError as error:  # det and logdet of a matrix that is not positive definite, on the CPU
                     size = norm_statistic(values.detach()).item()
-                    cause = _why_not_finite(size, float(gammas.get(name, 0.0)), 0.0) or str(error)
+                    cause = why_not_finite(size, float(gammas.get(name, 0.0)), 0.0) or str(error)
                     raise NonFiniteRegularizerError(_not_finite_message(name, step, cause)) from error
                 term = self.config.activation_weight * norm
                 if diversity is not None:
@@ -190,9 +191,9 @@ class DiversityRegularizer:
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.diversity_weight > 0):
             return self.measure.value(parts[1], units), parts[0]
 
-    def current_gamma(self, name: str) -> Tensor | float | None:
+    def current_gamma(self, name: str, step: int) -> Tensor | float | None:
         """A layer's gamma outside training: the number, the running estimate, or None before there is one."""
-        return self.median_gamma.current(name) if self.median_gamma is not None else self._fixed_gamma
+        return self.median_gamma.current(name, step) if self.median_gamma is not None else self._fixed_gamma
 
     def state_dict(self, step: int) -> dict[str, Any]:
         """What has to be saved after `step` optimiser steps to continue exactly; plain JSON values."""

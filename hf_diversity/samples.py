@@ -7,39 +7,72 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.utils import logging
 
 from .capture import LayerTarget
 
+logger = logging.get_logger(__name__)
+
 _CHANNELS_FIRST = (
-    nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.modules.pooling._AdaptiveAvgPoolNd
-)  # fmt: skip
+    nn.modules.conv._ConvNd,
+    nn.modules.batchnorm._BatchNorm,
+    nn.GroupNorm,
+    nn.modules.pooling._AdaptiveAvgPoolNd,
+    nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._MaxPoolNd,
+)
 _CHANNELS_LAST = (nn.Linear, nn.LayerNorm)
 
 
 def unit_axis(module: nn.Module, activations: Tensor, name: str) -> int:
     """Which axis of `activations` counts units.
 
-    Rank 2 (N, D) and rank 3 (N, T, D) have them last. Rank 4 and more is (N, C, H, W) after a convolution and
-    (N, H, W, C) after a LayerNorm or Linear: the last layer within `module` whose width fits one of the two decides.
+    Rank 2 is (N, D). Rank 3 is (N, T, D), or (N, C, L) after one-dimensional convolutions; rank 4 and more is
+    (N, C, H, W) or (N, H, W, C). A module that is a single layer decides by its kind. Inside a larger one the last
+    layer whose width is the size of just one of the two axes decides, whatever its kind: a ConvNeXt block ends in a
+    Linear over the last axis and then moves its units to the second.
 
     Raises:
-        ValueError: the module gives no evidence for either.
+        ValueError: nothing tells the two axes apart.
     """
-    if activations.ndim <= 3:
+    if activations.ndim <= 2:
         return -1
+    kind = _axis_of_kind(module)
+    if kind is not None:
+        return kind
+    second, last = activations.shape[1], activations.shape[-1]
+    kinds = set()
     for leaf in reversed([m for m in module.modules() if not list(m.children())]):
-        if isinstance(leaf, _CHANNELS_FIRST) or type(leaf).__name__ == "LayerNorm2d":
-            return 1
-        if isinstance(leaf, _CHANNELS_LAST):
-            return -1
-    if activations.shape[2] == activations.shape[3] != activations.shape[1]:
+        width = _width(leaf)
+        if width is None or width not in (second, last):
+            continue
+        if second != last:
+            return 1 if width == second else -1
+        kinds.add(_axis_of_kind(leaf))
+    if activations.ndim == 3:
+        return 1 if kinds == {1} else -1
+    if activations.shape[2] == activations.shape[3] != second:
         return 1
-    if activations.shape[1] == activations.shape[2] != activations.shape[3]:
+    if second == activations.shape[2] != last:
         return -1
     raise ValueError(
         f"layer {name!r} ({type(module).__name__}) gives activations of shape {tuple(activations.shape)}, and nothing "
         "says which axis counts its units; name a layer inside it that is a convolution, a Linear or a norm"
     )
+
+
+def _axis_of_kind(module: nn.Module) -> int | None:
+    if isinstance(module, _CHANNELS_FIRST) or type(module).__name__ == "LayerNorm2d":
+        return 1
+    return -1 if isinstance(module, _CHANNELS_LAST) else None
+
+
+def _width(module: nn.Module) -> int | None:
+    for attribute in ("out_features", "out_channels", "num_features", "num_channels"):
+        if isinstance(width := getattr(module, attribute, None), int):
+            return width
+    shape = getattr(module, "normalized_shape", None)
+    return shape[-1] if shape else None
 
 
 def to_samples(
@@ -73,6 +106,11 @@ def to_samples(
     if samples == "auto":
         samples = "positions" if activations.ndim == 3 else "pooled"
     if mask is not None and (activations.ndim != 3 or mask.shape != units_last.shape[:2]):
+        if activations.ndim == 3 and samples != "first":
+            logger.warning_once(
+                f"layer {name!r} has {units_last.shape[1]} positions and the attention mask {tuple(mask.shape)}: the "
+                "mask is not this layer's, so all its positions are samples, padding too"
+            )
         mask = None
     if samples == "first":
         if activations.ndim != 3:
@@ -120,40 +158,47 @@ def position_mask(inputs: Mapping[str, Any], target: LayerTarget, is_encoder_dec
         labels = inputs.get("labels")
         return labels.ne(-100) if isinstance(labels, Tensor) and labels.ndim == 2 else None
     mask = inputs.get("attention_mask")
-    return mask if isinstance(mask, Tensor) else None
+    return mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
 
 
 def rows_by_layer(
-    captured: Mapping[str, list[Tensor]],
+    activations: Mapping[str, list[Tensor]],
     targets: Sequence[LayerTarget],
     samples: str,
     masks: Mapping[str, Tensor | None],
-    keep: int | None = None,
+    real_share: tuple[int, int] | None = None,
 ) -> dict[str, Tensor]:
     """Turn what was captured in one forward pass into rows.
 
     Args:
-        captured: activations by layer, one tensor for each time it ran; all of them are samples.
+        activations: by layer, one tensor for each time it ran; all of them are samples.
         targets: the layers.
         samples: see `to_samples`.
         masks: real tokens by layer, see `position_mask`.
-        keep: use only the first so many examples of the batch; None for all.
+        real_share: (k, B): only the first k of the batch's B examples are real; None for all.
 
     Returns:
         (N, D) rows by layer.
+
+    Raises:
+        ValueError: a layer's first axis does not hold whole examples, where only some of them are real.
     """
     rows = {}
     for target in targets:
-        mask = masks.get(target.name)
-        pieces = [
-            to_samples(
-                activations[:keep],
-                unit_axis(target.module, activations, target.name),
-                samples,
-                mask if mask is None else mask[:keep],
-                target.name,
-            )
-            for activations in captured[target.name]
-        ]
+        pieces = []
+        for tensor in activations[target.name]:
+            keep, mask = tensor.shape[0], masks.get(target.name)
+            if real_share is not None:
+                real, batch = real_share
+                if tensor.shape[0] % batch:
+                    raise ValueError(
+                        f"{target.describe()} gives activations of shape {tuple(tensor.shape)} for {batch} examples, "
+                        "so the examples that were repeated to fill the last batch cannot be left out; type a "
+                        "per_device_eval_batch_size that divides the evaluation set, or name another layer"
+                    )
+                keep = tensor.shape[0] // batch * real
+            mask = mask[:keep] if mask is not None and mask.shape[0] == tensor.shape[0] else None
+            axis = unit_axis(target.module, tensor, target.name)
+            pieces.append(to_samples(tensor[:keep], axis, samples, mask, target.name))
         rows[target.name] = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
     return rows

@@ -55,19 +55,35 @@ def wrap_timm_model(model: Any, model_args: dict[str, Any] | None = None) -> Tim
     # Building the wrapper draws random numbers for weights that are thrown away: the caller's state stays as it was
     with torch.random.fork_rng():
         wrapper = TimmWrapperForImageClassification(config)
-    rebuilt = {key: value.shape for key, value in wrapper.timm_model.state_dict().items()}
-    given = {key: value.shape for key, value in model.state_dict().items()}
-    if rebuilt != given:
-        different = sorted(key for key in rebuilt.keys() | given.keys() if rebuilt.get(key) != given.get(key))
+        difference = _difference(wrapper.timm_model, model)
+    if difference:
         raise ValueError(
-            f"a checkpoint of this {name!r} could not be reloaded: timm.create_model({name!r}, num_classes={classes}, "
-            f"**{model_args}) gives other weights ({', '.join(different[:4])}{' ...' if len(different) > 4 else ''}). "
-            "Type hf_diversity.timm_models.wrap_timm_model(model, model_args={...}) with the arguments it was created "
+            f"a checkpoint of this {name!r} would reload as another model: timm.create_model({name!r}, "
+            f"num_classes={classes}, **{model_args}) differs in {difference}. Type "
+            "hf_diversity.timm_models.wrap_timm_model(model, model_args={...}) with the arguments it was created "
             "with, and pass the result to the trainer"
         )
     wrapper.timm_model = model
     keep_timm_names(wrapper)
     return wrapper
+
+
+def _difference(rebuilt: Any, model: Any) -> str | None:
+    """How the model that a checkpoint would bring back differs from the given one, in words; None if it does not."""
+    shapes = [{key: value.shape for key, value in m.state_dict().items()} for m in (rebuilt, model)]
+    if shapes[0] != shapes[1]:
+        keys = sorted(key for key in shapes[0].keys() | shapes[1].keys() if shapes[0].get(key) != shapes[1].get(key))
+        return f"its weights ({', '.join(keys[:4])}{' ...' if len(keys) > 4 else ''})"
+    lines = [str(m).splitlines() for m in (rebuilt, model)]
+    if lines[0] != lines[1]:  # dropout rates, kinds of pooling, activations
+        pairs = ((a.strip(), b.strip()) for a, b in zip(*lines, strict=False) if a != b)
+        rebuilt_line, given_line = next(pairs, ("fewer", "more"))
+        return f"its modules ({rebuilt_line} against {given_line})"
+    for attribute in ("global_pool", "drop_rate", "num_prefix_tokens", "no_embed_class"):
+        values = [getattr(m, attribute, None) for m in (rebuilt, model)]
+        if isinstance(values[1], str | int | float) and values[0] != values[1]:
+            return f"{attribute} ({values[0]!r} against {values[1]!r})"
+    return None
 
 
 def _guess_model_args(model: Any) -> dict[str, Any]:

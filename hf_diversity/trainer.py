@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import weakref
-from collections.abc import Iterator, Sized
+from collections.abc import Sized
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from transformers import Seq2SeqTrainer, Trainer
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_pt_utils import find_batch_size
 from transformers.utils import logging
 
 from .capture import ActivationCapture
@@ -20,7 +19,7 @@ from .compat import restore_weights
 from .config import DiversityConfig
 from .distributed import real_batch_size, world_size
 from .evaluation import DiversityMeter
-from .layers import find_layers
+from .layers import check_output_layer, find_layers
 from .regularizer import DiversityRegularizer, RegularizerOutput
 from .samples import position_mask, rows_by_layer, subsample
 from .timm_models import is_raw_timm_model, wrap_timm_model
@@ -76,7 +75,7 @@ class DiversityMixin(_TrainerBase):
         self._capture_model: weakref.ref[nn.Module] | None = None
         self._meter: DiversityMeter | None = None
         self._unchecked: RegularizerOutput | None = None
-        self._lonely_last_batch: int | None = None
+        self._first_step = True
         if args and is_raw_timm_model(args[0]):
             args = (wrap_timm_model(args[0]), *args[1:])
         elif is_raw_timm_model(kwargs.get("model")):
@@ -91,6 +90,15 @@ class DiversityMixin(_TrainerBase):
                 )
             self._capture_for(self.model)  # a layer that does not exist fails here, not after the data are loaded
 
+    def __init_subclass__(cls, **kwargs: Any):
+        """Refuse `class Mine(Trainer, DiversityMixin)`, in which Trainer's methods would hide the mixin's."""
+        super().__init_subclass__(**kwargs)
+        if Trainer in cls.__mro__ and cls.__mro__.index(Trainer) < cls.__mro__.index(DiversityMixin):
+            raise TypeError(
+                f"{cls.__name__} names Trainer before DiversityMixin, so nothing would be regularised; type class "
+                f"{cls.__name__}(DiversityMixin, ...)"
+            )
+
     def call_model_init(self, trial: Any = None) -> nn.Module:
         """Call `model_init`, and wrap a raw timm model it gives."""
         model = super().call_model_init(trial)
@@ -98,21 +106,17 @@ class DiversityMixin(_TrainerBase):
 
     # ---- training
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any):
-        """Train as the base class does; on resume, the running estimate of gamma continues as well."""
-        if not self.diversity.is_active:
-            return super().train(resume_from_checkpoint, *args, **kwargs)
+    def _inner_training_loop(
+        self, batch_size=None, args=None, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None
+    ):
+        """Train from a clean state of the regulariser; also at every batch size that auto_find_batch_size tries."""
+        self.diversity.validate()
         self._regularizer = DiversityRegularizer(self.diversity)
         self._training_log = TrainingLog()
-        folder = resume_from_checkpoint
-        if folder is True:
-            folder = get_last_checkpoint(self.args.output_dir)
-        if folder:
-            self._load_diversity_state(folder)
-        self._lonely_last_batch = self._examples_if_one_is_left_over()
-        # torch.compile bakes in the hooks that it finds at its first call, so they have to be there all the time
-        with self._hooks() if self.args.torch_compile and self.model_init is None else contextlib.nullcontext():
-            return super().train(resume_from_checkpoint, *args, **kwargs)
+        self._capture, self._unchecked, self._first_step = None, None, True
+        if self.diversity.is_active and resume_from_checkpoint is not None:
+            self._load_diversity_state(resume_from_checkpoint)
+        return super()._inner_training_loop(batch_size, args, resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Run the base class's step, then refuse a regulariser that is not finite before the optimiser sees it.
@@ -133,20 +137,23 @@ class DiversityMixin(_TrainerBase):
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )
         capture = self._capture_for(model)
-        # Masks are taken first: the base class may pop labels from the caller's dict
+        # Masks and sizes are taken first: the base class may pop labels from the caller's dict
         masks = {t.name: position_mask(inputs, t, self._is_encoder_decoder()) for t in capture.targets}
-        with capture.attached(), capture.armed() as captured:
+        batch_size = find_batch_size(inputs)
+        with capture.armed() as store:
             result: Any = super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )
-        capture.check(captured, training)
+        activations = capture.take(store, training)
         if self._meter is not None and not training:
-            keep = real_batch_size(self.accelerator, next(iter(captured.values()))[0].shape[0])
-            self._meter.update(rows_by_layer(captured, capture.targets, self.diversity.samples, masks, keep))
+            real = batch_size if batch_size is None else real_batch_size(self.accelerator, batch_size)
+            share = None if batch_size is None or real is None or real == batch_size else (real, batch_size)
+            self._meter.update(rows_by_layer(activations, capture.targets, self.diversity.samples, masks, share))
             return result
-        rows = rows_by_layer(captured, capture.targets, self.diversity.samples, masks)
-        self._refuse_lonely_last_batch(captured, rows)
+        rows = rows_by_layer(activations, capture.targets, self.diversity.samples, masks)
         task_loss = result[0] if return_outputs else result
+        if self._first_step:
+            self._check_first_step(capture, task_loss, rows, batch_size)
         loss = self._add_penalty(task_loss, rows, self._task_loss_is_normalised(num_items_in_batch))
         return (loss, result[1]) if return_outputs else loss
 
@@ -184,25 +191,33 @@ class DiversityMixin(_TrainerBase):
     def _is_encoder_decoder(self) -> bool:
         return bool(getattr(getattr(self.model, "config", None), "is_encoder_decoder", False))
 
-    def _examples_if_one_is_left_over(self) -> int | None:
-        """The number of training examples if the last batch of an epoch has a single one, else None."""
-        dataset = self.train_dataset
-        if world_size() > 1 or self.args.dataloader_drop_last or not isinstance(dataset, Sized):
-            return None
-        return len(dataset) if len(dataset) % self.args.train_batch_size == 1 else None
-
-    def _refuse_lonely_last_batch(self, captured, rows) -> None:
-        """Fail in the first step rather than at the end of the first epoch."""
-        examples, self._lonely_last_batch = self._lonely_last_batch, None
+    def _check_first_step(self, capture, task_loss, rows, batch_size) -> None:
+        """What only a forward pass can tell, before anything was trained."""
+        self._first_step = False
+        if self.diversity.layers is None and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+            check_output_layer(model, capture.targets[0], task_loss)
+        examples = self._examples_if_one_is_left_over()
         if examples is None:
             return
-        for name, activations in captured.items():
-            if rows[name].shape[0] <= activations[0].shape[0]:
+        for name, values in rows.items():
+            if values.shape[0] == batch_size:  # one sample an example: the last batch would have a single one
                 raise ValueError(
-                    f"the last batch of every epoch would have 1 example ({examples} examples in "
-                    f"batches of {self.args.train_batch_size}) and layer {name!r} 1 sample: similarity is an average "
-                    "over a batch; type dataloader_drop_last=True, or another per_device_train_batch_size"
+                    f"the last batch of every epoch would have 1 example ({examples} examples in batches of "
+                    f"{batch_size}) and layer {name!r} 1 sample: similarity is an average over a batch; type "
+                    "dataloader_drop_last=True, or another per_device_train_batch_size"
                 )
+
+    def _examples_if_one_is_left_over(self) -> int | None:
+        """The number of training examples if this run reaches a last batch with a single one, else None."""
+        loader = self.callback_handler.train_dataloader
+        dataset, sampler = getattr(loader, "dataset", None), getattr(loader, "batch_sampler", None)
+        size = getattr(sampler, "batch_size", None)
+        if world_size() > 1 or not size or getattr(sampler, "drop_last", True) or not isinstance(dataset, Sized):
+            return None
+        examples = len(dataset)
+        reached = self.state.max_steps * self.args.gradient_accumulation_steps >= -(-examples // size)
+        return examples if reached and examples % size == 1 else None
 
     # ---- hooks
 
@@ -213,11 +228,6 @@ class DiversityMixin(_TrainerBase):
             self._capture = ActivationCapture(find_layers(model, self.diversity.layers), model)
             self._capture_model = weakref.ref(model)
         return self._capture
-
-    @contextlib.contextmanager
-    def _hooks(self) -> Iterator[None]:
-        with self._capture_for(self.model).attached():
-            yield
 
     # ---- logs and evaluation
 
@@ -232,21 +242,23 @@ class DiversityMixin(_TrainerBase):
     ):
         """Evaluate as the base class does, and measure the regulariser over the whole set (not in `predict`)."""
         arguments = (dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        if not self.diversity.is_active or description != "Evaluation":
-            return super().evaluation_loop(*arguments)
-        self._meter = DiversityMeter(self._regularizer.measure, self._regularizer.current_gamma)
+        outer, step = self._meter, self.state.global_step
+        measure = self.diversity.is_active and description == "Evaluation"
+        meter = DiversityMeter(self._regularizer.measure, lambda name: self._regularizer.current_gamma(name, step))
+        # compute_metrics may evaluate or predict something else: that has a meter of its own, or none
+        self._meter = meter if measure else None
         try:
             output = super().evaluation_loop(*arguments)
-            measured = self._meter.compute()
         finally:
-            self._meter = None
-        assert output.metrics is not None  # evaluation_loop always fills it
-        if not measured:
-            logger.warning_once(
-                "eval_diversity was not measured: this evaluation computed no loss through compute_loss (no labels, "
-                "or it generates)"
-            )
-        output.metrics.update(_evaluation_record(measured, metric_key_prefix))
+            self._meter = outer
+        if measure and output.metrics is not None:
+            record = _evaluation_record(meter.compute(), metric_key_prefix)
+            if not record:
+                logger.warning_once(
+                    "eval_diversity was not measured: this evaluation computed no loss through compute_loss (no "
+                    "labels, or it generates)"
+                )
+            output.metrics.update(record)
         return output
 
     # ---- checkpoints
@@ -288,7 +300,15 @@ class DiversityMixin(_TrainerBase):
                 )
             return
         with open(path, encoding="utf-8") as file:
-            self._regularizer.load_state_dict(json.load(file), self.args.device)
+            state = json.load(file)
+        names = {target.name for target in self._capture_for(self.model).targets}
+        if unknown := sorted(set(state.get("gamma", {})) - names):
+            logger.warning(
+                f"{folder} was trained with diversity on {', '.join(unknown)}, and this run is on "
+                f"{', '.join(sorted(names))}: gamma starts anew where it has no value"
+            )
+            state["gamma"] = {name: value for name, value in state["gamma"].items() if name in names}
+        self._regularizer.load_state_dict(state, self.args.device)
 
 
 def _evaluation_record(measured, prefix: str) -> dict[str, float]:

@@ -83,3 +83,23 @@ def test_global_random_state_is_untouched():
     before = torch.random.get_rng_state()
     MedianGamma().update({"a": torch.ones(4, 4)}, 0, False)
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_layer_of_mostly_dead_units_has_a_scale(seed):
+    rows = torch.zeros(64, 512)
+    rows[:, :4] = torch.randn(64, 4)
+    gamma = MedianGamma()
+    first = gamma.update({"a": rows}, seed, False)["a"]
+    assert 0.02 < float(first) < 50
+    assert float(gamma.update({"a": rows}, seed + 1, False)["a"]) > 0
+
+
+def test_looking_after_a_step_is_what_saving_after_it_gives():
+    gamma, other = MedianGamma(), MedianGamma()
+    for g in (gamma, other):
+        g.update({"a": torch.ones(4, 1) * torch.arange(3.0)}, 0, False)
+        g.update({"a": torch.ones(4, 1) * torch.arange(3.0) * 9}, 1, False)
+    looked = gamma.current("a", 2)
+    other.state_dict(2)
+    assert torch.equal(looked, other.current("a", 2)) and torch.equal(looked, gamma.current("a", 2))

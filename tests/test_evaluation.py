@@ -59,3 +59,34 @@ def test_similarity_of_a_direct_meter_is_not_there():
     meter.update({"a": torch.randn(4, 3)})
     with pytest.raises(AttributeError, match="measure_layers"):
         meter.compute()["a"].similarity  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("rows", "gamma", "error", "words"),
+    [
+        (torch.randn(4, 1), 1.0, ValueError, "layer 'a' has 1 unit"),
+        (torch.ones(4, 3), None, ValueError, "over the evaluation set is not finite.*no two units differ"),
+        (torch.full((4, 3), float("nan")), 1.0, ValueError, "over the evaluation set is not finite.*NaN"),
+        (torch.zeros(0, 3), 1.0, ValueError, "0 samples in the whole data set"),
+    ],
+)
+def test_bad_rows_are_errors_in_evaluation_too(rows, gamma, error, words):
+    meter = DiversityMeter(make_measure(DiversityConfig()), lambda name: gamma)
+    with pytest.raises(error, match=words):
+        meter.update({"a": rows})
+        meter.compute()
+
+
+def test_gamma_comes_from_the_first_batch_that_has_samples():
+    meter = DiversityMeter(make_measure(DiversityConfig()), lambda name: None)
+    for rows in (torch.zeros(0, 3), torch.randn(5, 3)):
+        meter.update({"a": rows})
+    assert meter.compute()["a"].diversity > 0
+
+
+def test_measuring_leaves_every_modules_mode_as_it_was():
+    model = Mlp()
+    model.train()
+    model.act2.eval()
+    measure_layers(model, DataLoader(Rows(8), batch_size=4), DiversityConfig(), gamma=0.5)
+    assert model.training and model.fc1.training and not model.act2.training

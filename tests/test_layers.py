@@ -6,7 +6,7 @@ from tiny import Mlp, tiny_bert, tiny_timm
 from torch import nn
 
 from hf_diversity.capture import ActivationCapture
-from hf_diversity.layers import find_last_hidden_layer, find_layers, plain_name
+from hf_diversity.layers import check_output_layer, find_last_hidden_layer, find_layers, plain_names
 from hf_diversity.timm_models import wrap_timm_model
 
 
@@ -14,9 +14,9 @@ def head_input(model, **inputs):
     """What the capture sees, and the logits."""
     target = find_last_hidden_layer(model)
     capture = ActivationCapture([target], model)
-    with torch.no_grad(), capture.attached(), capture.armed() as captured:
+    with torch.no_grad(), capture.armed() as store:
         output = model.eval()(**inputs)
-    capture.check(captured, training=False)
+    captured = capture.take(store, training=False)
     logits = output if isinstance(output, torch.Tensor) else output["logits"]
     return target, captured[target.name][-1], logits
 
@@ -109,9 +109,65 @@ def test_patterns_stay_within_a_dotted_part():
 
 
 def test_wrappers_do_not_change_names():
-    assert plain_name("module._orig_mod.fc1") == "fc1"
-    assert plain_name("base_model.model.bert.pooler") == "bert.pooler"
-    assert plain_name("_fsdp_wrapped_module.blocks.0._fsdp_wrapped_module.mlp") == "blocks.0.mlp"
-    assert plain_name("my_module.x") == "my_module.x"
-    model = nn.DataParallel(Mlp())
+    model = nn.DataParallel(torch.compile(Mlp(), backend="eager"))
+    assert [name for name, _ in plain_names(model)] == ["fc1", "fc2", "act2", "out"]
     assert [t.name for t in find_layers(model, ["fc2"])] == ["fc2"]
+
+
+def test_a_users_own_module_called_module_keeps_its_name():
+    model = Mlp()
+    model.module = Mlp()
+    assert find_layers(model, ["module.fc1"])[0].module is model.module.fc1
+    assert find_layers(model, ["fc1"])[0].module is model.fc1
+
+
+def test_a_shared_module_has_both_names_and_is_taken_once():
+    model = Mlp()
+    model.again = model.fc2
+    assert find_layers(model, ["again"])[0].module is model.fc2
+    assert len(find_layers(model, ["again", "fc2"])) == 1
+
+
+def test_own_classifier_over_a_transformers_encoder():
+    class Mine(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = tiny_bert().bert
+            self.classifier = nn.Linear(16, 3)
+
+    model = Mine()
+    assert find_last_hidden_layer(model).module is model.classifier
+
+
+class TwoHeads(nn.Module):
+    def __init__(self, auxiliary):
+        super().__init__()
+        self.trunk, self.out = nn.Linear(4, 4), nn.Linear(4, 3)
+        self.aux = nn.Linear(4, 3)
+        self.auxiliary = auxiliary
+
+    def forward(self, x):
+        hidden = torch.relu(self.trunk(x))
+        return self.out(hidden).square().mean() + self.auxiliary * self.aux(hidden).square().mean()
+
+
+@pytest.mark.parametrize("auxiliary", [0, 1])
+def test_a_wrong_guess_of_the_head_is_noticed_in_the_first_step(auxiliary):
+    model = TwoHeads(auxiliary)
+    target = find_last_hidden_layer(model)
+    assert target.name == "aux"  # the last one registered
+    loss = model(torch.randn(2, 4)) if auxiliary else model.out(torch.relu(model.trunk(torch.randn(2, 4)))).mean()
+    with pytest.raises(ValueError, match=r"input of 'aux', but the loss comes from .*out.*layers=\[\.\.\.\]"):
+        check_output_layer(model, target, loss)
+
+
+@pytest.mark.parametrize("cast", [False, True])
+def test_a_right_head_passes_the_check(cast):
+    bert, mlp = tiny_bert(), Mlp()
+    with torch.autocast("cpu", torch.bfloat16, enabled=cast):
+        ids = torch.randint(5, 40, (3, 6))
+        loss = bert(input_ids=ids, labels=torch.tensor([0, 1, 2])).loss
+        check_output_layer(bert, find_last_hidden_layer(bert), loss)
+        check_output_layer(mlp, find_last_hidden_layer(mlp), mlp(torch.randn(3, 6), torch.tensor([0, 1, 2]))["loss"])
+    bert.classifier.requires_grad_(False)
+    check_output_layer(bert, find_last_hidden_layer(bert), bert(input_ids=ids, labels=torch.tensor([0, 1, 2])).loss)

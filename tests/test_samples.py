@@ -1,8 +1,9 @@
 import pytest
+import timm
 import torch
 from torch import nn
 
-from hf_diversity.capture import LayerTarget
+from hf_diversity.capture import ActivationCapture, LayerTarget
 from hf_diversity.samples import position_mask, rows_by_layer, subsample, to_samples, unit_axis
 
 
@@ -103,8 +104,64 @@ def test_masks_of_encoder_decoder_models():
     assert position_mask(inputs, head, True) is inputs["decoder_attention_mask"]
 
 
-def test_rows_by_layer_takes_every_call_and_the_kept_examples():
+def test_rows_by_layer_takes_every_call_and_the_real_examples():
     target = LayerTarget("fc", nn.Linear(3, 3))
     first, second = torch.randn(4, 3), torch.randn(4, 3)
-    rows = rows_by_layer({"fc": [first, second]}, [target], "auto", {}, keep=2)
+    rows = rows_by_layer({"fc": [first, second]}, [target], "auto", {}, real_share=(2, 4))
     assert torch.equal(rows["fc"], torch.cat([first[:2], second[:2]]))
+
+
+def test_real_examples_of_a_layer_with_several_rows_an_example():
+    """Window attention folds positions into the first axis."""
+    target = LayerTarget("windows", nn.Linear(3, 3))
+    windows = torch.randn(8, 3)
+    rows = rows_by_layer({"windows": [windows]}, [target], "auto", {}, real_share=(3, 4))
+    assert torch.equal(rows["windows"], windows[:6])
+    with pytest.raises(ValueError, match="layer 'windows'.*per_device_eval_batch_size"):
+        rows_by_layer({"windows": [windows[:7]]}, [target], "auto", {}, real_share=(3, 4))
+
+
+class Moved(nn.Module):
+    """Works on the last axis and then moves its units to the second, as a ConvNeXt block does."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.project = nn.LayerNorm(6), nn.Linear(6, 6)
+
+    def forward(self, x):
+        return self.project(self.norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("size", [(2, 2), (4, 3), (6, 6), (7, 7)])
+def test_unit_axis_follows_the_width_not_the_kind_of_the_last_layer(size):
+    block = Moved()
+    activations = block(torch.randn(2, 6, *size))
+    if size == (6, 6):
+        with pytest.raises(ValueError, match="nothing says which axis"):
+            unit_axis(block, activations, "block")
+    else:
+        assert unit_axis(block, activations, "block") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"), [("test_convnext", "stages.1"), ("test_resnet", "layer2"), ("test_mambaout", "stages.1")]
+)
+def test_unit_axis_of_timm_stages(name, layer):
+    model = timm.create_model(name).eval()
+    capture = ActivationCapture([LayerTarget(layer, model.get_submodule(layer))], model)
+    widths = {m.num_features for m in model.modules() if isinstance(m, nn.BatchNorm2d)} | {
+        m.normalized_shape[-1] for m in model.modules() if isinstance(m, nn.LayerNorm)
+    }
+    with torch.no_grad(), capture.armed() as store:
+        model(torch.randn(1, 3, 96, 64))
+    [activations] = capture.take(store, training=False)[layer]
+    axis = unit_axis(model.get_submodule(layer), activations, layer)
+    assert activations.shape[axis] in widths and activations.shape[-axis if axis == -1 else -1] not in widths - {
+        activations.shape[axis]
+    }
+
+
+def test_unit_axis_of_one_dimensional_convolutions():
+    assert unit_axis(nn.Conv1d(3, 6, 3), torch.zeros(2, 6, 9), "conv") == 1
+    assert unit_axis(nn.Sequential(nn.Conv1d(3, 6, 3), nn.BatchNorm1d(6)), torch.zeros(2, 6, 9), "conv") == 1
+    assert unit_axis(nn.Sequential(nn.Linear(6, 6)), torch.zeros(2, 6, 6), "linear") == -1

@@ -1,22 +1,13 @@
-"""The trainer against a hand-written loop in float64 terms, against Trainer, and in its promises."""
+"""The trainer against a hand-written loop, against Trainer, and in its promises."""
 
-import copy
-import json
 import math
-import pickle
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from tiny import Images, Mlp, Rows, Sentences, arguments, tiny_bert, tiny_timm, weights
+from tiny import Images, Mlp, Probe, Rows, Sentences, arguments, assert_same, tiny_bert, tiny_timm, weights
 from torch import nn
 from transformers import (
-    AutoModelForImageClassification,
-    AutoModelForSequenceClassification,
     Trainer,
-    TrainerCallback,
-    ViTConfig,
-    ViTForImageClassification,
 )
 
 from hf_diversity import DiversityConfig, DiversityMixin, DiversityTrainer
@@ -47,12 +38,6 @@ def train_by_hand(model, batches, config, learning_rate, accumulate=1):
             ((loss + penalty_by_hand(hidden, config)) / len(window)).backward()
         optimizer.step()
     return weights(model)
-
-
-def assert_same(first, second, **tolerance):
-    assert first.keys() == second.keys()
-    for name in first:
-        torch.testing.assert_close(first[name], second[name], **tolerance, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def in_order(dataset, size):
@@ -222,17 +207,6 @@ def test_predict_measures_nothing_and_labels_are_not_needed(tmp_path):
     assert not any("diversity" in key for key in output.metrics)
 
 
-class Probe(TrainerCallback):
-    """Looks at the model between steps."""
-
-    def __init__(self):
-        self.seen = []
-
-    def on_step_end(self, args, state, control, model=None, **kwargs):
-        hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
-        self.seen.append((hooks, copy.deepcopy(model), pickle.dumps(model)))
-
-
 def test_hooks_are_gone_between_steps_after_training_and_in_copies(tmp_path):
     probe, model = Probe(), Mlp()
     trainer = DiversityTrainer(
@@ -303,317 +277,74 @@ def test_mixin_over_another_subclass(tmp_path):
     assert record["task_loss"] == pytest.approx(next(r["loss"] for r in base.state.log_history if "loss" in r))
 
 
-# ---- layers that cannot be captured
+def test_an_evaluation_inside_compute_metrics_does_not_disturb_the_outer_one(tmp_path):
+    data, other = Rows(8), Rows(8, seed=5)
+    nested = []
 
+    def metrics(prediction):
+        if not nested:
+            nested.append(None)
+            trainer.predict(other)
+            nested[0] = trainer.evaluate(other, metric_key_prefix="inner")["inner_diversity"]
+        return {}
 
-@pytest.mark.parametrize(
-    ("layers", "words"),
-    [(["fc9"], "'fc9' matches no module of Mlp; nearest names: .*fc[12]"), (["*.x"], "matches no")],
-)
-def test_unknown_layer_fails_at_construction(tmp_path, layers, words):
-    with pytest.raises(ValueError, match=words):
-        DiversityTrainer(model=Mlp(), args=arguments(tmp_path), diversity=DiversityConfig(layers=layers))
-
-
-def test_layer_that_never_runs(tmp_path):
-    model = Mlp()
-    model.spare = nn.Linear(2, 2)
+    config = DiversityConfig(gamma=0.7)
     trainer = DiversityTrainer(
-        model=model, args=arguments(tmp_path), train_dataset=Rows(), diversity=DiversityConfig(layers=["spare"])
+        model=Mlp(), args=arguments(tmp_path), eval_dataset=data, compute_metrics=metrics, diversity=config
     )
-    with pytest.raises(RuntimeError, match=r"layer 'spare' did not run.*nearest: "):
-        trainer.train()
+    outer = trainer.evaluate()["eval_diversity"]
+    plain = DiversityTrainer(model=Mlp(), args=arguments(tmp_path), diversity=config)
+    assert outer == plain.evaluate(data)["eval_diversity"]
+    assert nested[0] == plain.evaluate(other)["eval_diversity"] != outer
 
 
-def test_frozen_trunk_is_an_error(tmp_path):
-    model = Mlp()
-    model.fc1.requires_grad_(False)
-    model.fc2.requires_grad_(False)
+def test_saving_does_not_change_what_is_measured(tmp_path):
     trainer = DiversityTrainer(
-        model=model, args=arguments(tmp_path), train_dataset=Rows(), diversity=DiversityConfig()
+        model=Mlp(), args=arguments(tmp_path), train_dataset=Rows(), eval_dataset=Rows(8), diversity=DiversityConfig()
     )
-    with pytest.raises(RuntimeError, match="the input of 'out' carry no gradient.*frozen"):
-        trainer.train()
+    trainer.train()
+    before = trainer.evaluate()["eval_diversity"]
+    trainer.save_model(str(tmp_path / "x"))
+    assert trainer.evaluate()["eval_diversity"] == before
 
 
-def test_reentrant_checkpointing_inside_a_block_is_an_error(tmp_path):
-    args = arguments(
-        tmp_path, gradient_checkpointing=True, gradient_checkpointing_kwargs={"use_reentrant": True}, max_steps=1
-    )
-    model = tiny_bert()
-    model.bert.embeddings.requires_grad_(True)
-    trainer = DiversityTrainer(
-        model=model, args=args, train_dataset=Sentences(),
-        diversity=DiversityConfig(layers=["bert.encoder.layer.0.intermediate"]),
-    )  # fmt: skip
-    with pytest.raises(RuntimeError, match="reentrant gradient checkpointing"):
-        trainer.train()
-
-
-def test_non_reentrant_checkpointing_is_exact(tmp_path):
-    finals = []
-    for checkpointing in (False, True):
-        model = tiny_bert()
-        args = arguments(
-            tmp_path, gradient_checkpointing=checkpointing, gradient_checkpointing_kwargs={"use_reentrant": False}
-        )
-        config = DiversityConfig(layers=["bert.encoder.layer.0.intermediate"], gamma=1.0, diversity_weight=1.0)
-        DiversityTrainer(model=model, args=args, train_dataset=Sentences(), diversity=config).train()
-        finals.append(weights(model))
-    assert_same(*finals, rtol=1e-5, atol=1e-6)
-
-
-def test_torch_compile_makes_one_graph_and_the_same_weights(tmp_path):
-    import torch._dynamo
-
-    finals, evaluations = [], []
-    for compiled in (False, True):
-        torch._dynamo.reset()
-        torch._dynamo.utils.counters.clear()
-        model = Mlp()
-        extra = {"torch_compile": True, "torch_compile_backend": "eager"} if compiled else {}
-        trainer = DiversityTrainer(
-            model=model, args=arguments(tmp_path, eval_strategy="steps", eval_steps=2, **extra), train_dataset=Rows(),
-            eval_dataset=Rows(8), diversity=DiversityConfig(diversity_weight=0.5),
-        )  # fmt: skip
-        trainer.train()
-        finals.append(weights(model))
-        evaluations.append([r["eval_diversity"] for r in trainer.state.log_history if "eval_diversity" in r])
-        assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
-    assert not torch._dynamo.utils.counters["graph_break"]
-    assert evaluations[0] == pytest.approx(evaluations[1], rel=1e-6)
-    assert_same(*finals, rtol=1e-6, atol=1e-7)
-
-
-# ---- bad input
-
-
-def test_wrong_type_of_diversity(tmp_path):
-    with pytest.raises(TypeError, match="DiversityConfig.from_dict"):
-        DiversityTrainer(model=Mlp(), args=arguments(tmp_path), diversity={"measure": "direct"})
-
-
-def test_one_unit(tmp_path):
-    trainer = DiversityTrainer(
-        model=Mlp(width=1), args=arguments(tmp_path), train_dataset=Rows(), diversity=DiversityConfig()
-    )
-    with pytest.raises(ValueError, match="'out' has 1 unit"):
-        trainer.train()
-
-
-def test_batch_of_one(tmp_path):
-    trainer = DiversityTrainer(
-        model=Mlp(), args=arguments(tmp_path, per_device_train_batch_size=1), train_dataset=Rows(),
-        diversity=DiversityConfig(gamma=1.0),
-    )  # fmt: skip
-    with pytest.raises(ValueError, match="'out' has 1 sample.*per_device_train_batch_size"):
-        trainer.train()
-
-
-def test_a_lonely_last_batch_fails_in_the_first_step(tmp_path):
-    steps = Probe()
-    make = lambda **kwargs: DiversityTrainer(  # noqa: E731
-        model=Mlp(), args=arguments(tmp_path, max_steps=5, **kwargs), train_dataset=Rows(17), callbacks=[steps],
-        diversity=DiversityConfig(gamma=1.0),
-    )  # fmt: skip
-    with pytest.raises(ValueError, match="17 examples in batches of 4.*dataloader_drop_last=True"):
-        make().train()
-    assert steps.seen == []
-    make(dataloader_drop_last=True).train()
-    assert len(steps.seen) == 5
-
-
-@pytest.mark.parametrize("measure", ["direct", "logdet"])
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_non_finite_activations_stop_before_the_optimizer(tmp_path, value, measure):
-    class Poisoned(Mlp):
+def test_a_smaller_batch_after_running_out_of_memory_starts_from_a_clean_state(tmp_path):
+    class Big(Mlp):
         calls = 0
 
         def forward(self, x, labels=None):
-            Poisoned.calls += 1
-            hidden = self.act2(self.fc2(torch.tanh(self.fc1(x))))
-            if Poisoned.calls == 3:
-                hidden = hidden * value
-            logits = self.out(hidden)
-            return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+            Big.calls += 1
+            if len(x) > 4 and Big.calls == 3:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+            return super().forward(x, labels)
 
-    Poisoned.calls = 0
-    model = Poisoned()
+    Big.calls = 0
     trainer = DiversityTrainer(
-        model=model, args=arguments(tmp_path, save_strategy="steps", save_steps=1), train_dataset=Rows(),
-        diversity=DiversityConfig(measure=measure),
-    )  # fmt: skip
-    with pytest.raises(ValueError, match=r"layer 'out' is not finite at step 2.*NaN or inf"):
-        trainer.train()
-    assert all(p.isfinite().all() for p in model.parameters())
-    saved = load_file(tmp_path / "checkpoint-2" / "model.safetensors")
-    assert_same(saved, weights(model), rtol=0, atol=0)
-
-
-def test_identical_units_without_a_scale(tmp_path):
-    model = Mlp()
-    nn.init.zeros_(model.fc2.weight)
-    nn.init.zeros_(model.fc2.bias)
-    trainer = DiversityTrainer(
-        model=model, args=arguments(tmp_path), train_dataset=Rows(), diversity=DiversityConfig()
-    )
-    with pytest.raises(ValueError, match="no two units differ.*gamma=1.0"):
-        trainer.train()
-
-
-# ---- checkpoints
-
-
-def test_resume_continues_bit_for_bit_with_its_gamma(tmp_path):
-    def make(folder, **kwargs):
-        args = arguments(folder, save_strategy="steps", save_steps=3, max_steps=6, optim="adamw_torch", **kwargs)
-        return DiversityTrainer(
-            model=Mlp(),
-            args=args,
-            train_dataset=Rows(),
-            diversity=DiversityConfig(diversity_weight=0.5, max_samples=3),
-        )
-
-    whole = make(tmp_path / "whole")
-    whole.train()
-    resumed = make(tmp_path / "resumed")
-    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
-    assert_same(weights(whole.model), weights(resumed.model), rtol=0, atol=0)
-    keep = ("loss", "task_loss", "diversity", "activation_norm", "gamma", "step")
-    tail = lambda t: [{k: r[k] for k in keep} for r in t.state.log_history if "loss" in r and r["step"] > 3]  # noqa: E731
-    assert tail(whole) == tail(resumed) and len(tail(whole)) == 3
-    # and the state matters: without it the run differs
-    (tmp_path / "whole" / "checkpoint-3" / "diversity_state.json").unlink()
-    forgetful = make(tmp_path / "forgetful")
-    forgetful.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
-    assert tail(whole) != tail(forgetful)
-
-
-def test_saved_model_reloads_with_its_config(tmp_path):
-    trainer = DiversityTrainer(
-        model=tiny_bert(), args=arguments(tmp_path / "run"), train_dataset=Sentences(),
-        diversity=DiversityConfig(measure="logdet", diversity_weight=1e-3),
+        model=Big(), train_dataset=Rows(32), diversity=DiversityConfig(**FIXED),
+        args=arguments(tmp_path, auto_find_batch_size=True, per_device_train_batch_size=8, logging_steps=4),
     )  # fmt: skip
     trainer.train()
-    trainer.save_model(str(tmp_path / "final"))
-    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "final")
-    assert_same(weights(loaded), weights(trainer.model), rtol=0, atol=0)
-    assert DiversityConfig.from_json_file(tmp_path / "final" / "diversity_config.json") == trainer.diversity
-    assert "gamma" in json.loads((tmp_path / "final" / "diversity_state.json").read_text())
+    [record] = [r for r in trainer.state.log_history if "loss" in r]
+    total = record["task_loss"] + 0.5 * record["diversity"] + 0.01 * record["activation_norm"]
+    assert Big.calls > 5 and record["loss"] == pytest.approx(total, rel=1e-5)
 
 
-def test_load_best_model_brings_its_gamma_back(tmp_path):
+def test_mixin_in_the_wrong_place_is_refused():
+    with pytest.raises(TypeError, match=r"type class Wrong\(DiversityMixin, ...\)"):
+
+        class Wrong(Trainer, DiversityMixin):
+            pass
+
+
+def test_a_changed_config_is_validated_and_used_by_the_next_training(tmp_path):
+    config = DiversityConfig(gamma=1.0)
     trainer = DiversityTrainer(
-        model=Mlp(), train_dataset=Rows(), eval_dataset=Rows(8, seed=9), diversity=DiversityConfig(),
-        args=arguments(
-            tmp_path, save_strategy="steps", save_steps=1, eval_strategy="steps", eval_steps=1, max_steps=4,
-            load_best_model_at_end=True, metric_for_best_model="eval_loss", greater_is_better=True,
-        ),
-    )  # fmt: skip
-    trainer.train()
-    best = json.loads((tmp_path / f"checkpoint-{trainer.state.best_global_step}" / "diversity_state.json").read_text())
-    assert trainer._regularizer.state_dict(trainer.state.global_step) == best
-
-
-def tiny_transformers_vit():
-    torch.manual_seed(0)
-    return ViTForImageClassification(
-        ViTConfig(
-            hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, image_size=32,
-            patch_size=8, num_channels=1, num_labels=4,
-        )
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("weight", [0.5, 0.0])
-def test_a_model_whose_tensors_are_renamed_on_save_resumes_and_keeps_the_best_whole(tmp_path, weight):
-    """TRAPS 20: Trainer alone restores 8 of these 40 tensors from transformers 5.2x on."""
-
-    def make(folder, **kwargs):
-        return DiversityTrainer(
-            model=tiny_transformers_vit(), train_dataset=Images(), eval_dataset=Images(8, seed=5),
-            diversity=DiversityConfig(diversity_weight=weight),
-            args=arguments(folder, save_strategy="steps", save_steps=2, learning_rate=0.5, **kwargs),
-        )  # fmt: skip
-
-    whole, resumed = make(tmp_path / "a"), make(tmp_path / "b")
-    whole.train()
-    resumed.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-2"))
-    assert_same(weights(whole.model), weights(resumed.model), rtol=0, atol=0)
-    best = make(
-        tmp_path / "c", eval_strategy="steps", eval_steps=2, load_best_model_at_end=True, max_steps=6,
-        metric_for_best_model="eval_loss", greater_is_better=True,
-    )  # fmt: skip
-    best.train()
-    kept = ViTForImageClassification.from_pretrained(best.state.best_model_checkpoint)
-    assert best.state.best_global_step < 6
-    assert_same(weights(best.model), weights(kept), rtol=0, atol=0)
-
-
-def test_resuming_from_another_models_checkpoint_is_an_error(tmp_path):
-    args = arguments(tmp_path, save_strategy="steps", save_steps=2)
-    trainer = DiversityTrainer(model=Mlp(), args=args, train_dataset=Rows(), diversity=DiversityConfig())
-    trainer.train()
-    other = Mlp()
-    other.extra = nn.Linear(3, 3)
-    trainer = DiversityTrainer(model=other, args=args, train_dataset=Rows(), diversity=DiversityConfig())
-    with pytest.raises(RuntimeError, match=r"does not hold 2 of the model's 8 tensors \(extra.bias, extra.weight\)"):
-        trainer.train(resume_from_checkpoint=True)
-
-
-# ---- raw timm models
-
-
-@pytest.mark.parametrize("name", ["test_vit", "test_resnet"])
-def test_raw_timm_model_trains_evaluates_saves_and_reloads(tmp_path, name):
-    import timm
-
-    model = tiny_timm(name)
-    before = weights(model)
-    trainer = DiversityTrainer(
-        model=model, args=arguments(tmp_path / "run", max_steps=2), train_dataset=Images(), eval_dataset=Images(8),
-        diversity=DiversityConfig(diversity_weight=0.1),
-    )  # fmt: skip
-    trainer.train()
-    metrics = trainer.evaluate()
-    assert math.isfinite(metrics["eval_loss"]) and math.isfinite(metrics["eval_diversity"])
-    assert any(not torch.equal(before[k], v) for k, v in model.state_dict().items())  # the user's own object
-    trainer.save_model(str(tmp_path / "final"))
-    pixels = torch.stack([Images()[i]["pixel_values"] for i in range(3)])
-    expected = model.eval()(pixels)
-    wrapped = AutoModelForImageClassification.from_pretrained(tmp_path / "final").eval()
-    assert_same(weights(wrapped.timm_model), weights(model), rtol=0, atol=0)
-    torch.testing.assert_close(wrapped(pixels).logits, expected)
-    raw = timm.create_model(f"local-dir:{tmp_path / 'final'}", pretrained=True).eval()
-    assert_same(weights(raw), weights(model), rtol=0, atol=0)
-    torch.testing.assert_close(raw(pixels), expected)
-
-
-def test_raw_timm_model_resumes(tmp_path):
-    make = lambda folder: DiversityTrainer(  # noqa: E731
-        model=tiny_timm(), args=arguments(folder, save_strategy="steps", save_steps=2), train_dataset=Images(),
-        diversity=DiversityConfig(diversity_weight=0.5),
-    )  # fmt: skip
-    whole, resumed = make(tmp_path / "a"), make(tmp_path / "b")
-    whole.train()
-    resumed.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-2"))
-    assert_same(weights(whole.model), weights(resumed.model), rtol=0, atol=0)
-
-
-def test_raw_timm_model_from_model_init(tmp_path):
-    trainer = DiversityTrainer(
-        model_init=lambda: tiny_timm(),
-        args=arguments(tmp_path, max_steps=1),
-        train_dataset=Images(),
-        diversity=DiversityConfig(),
+        model=Mlp(), args=arguments(tmp_path, max_steps=1), train_dataset=Rows(), diversity=config
     )
     trainer.train()
-    assert trainer.model.timm_model.num_classes == 4
-
-
-def test_timm_model_that_could_not_be_rebuilt(tmp_path):
-    with pytest.raises(ValueError, match="model_args"):
-        DiversityTrainer(model=tiny_timm(depth=2), args=arguments(tmp_path), train_dataset=Images())
-    with pytest.raises(ValueError, match="no classifier"):
-        DiversityTrainer(model=tiny_timm(num_classes=0), args=arguments(tmp_path), train_dataset=Images())
+    config.layers = ["fc1"]
+    trainer.train()
+    assert [t.name for t in trainer._capture.targets] == ["fc1"]
+    config.diversity_weight = -5.0
+    with pytest.raises(ValueError, match="diversity_weight is -5.0"):
+        trainer.train()
