@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .backend import triton_serves
 from .dispatch import pair_sum_value
 from .tiles import similarity_backward, similarity_forward
 
@@ -38,13 +39,26 @@ def _pair_sum(activations: Tensor, gamma: Tensor | float, with_gradient: bool) -
 
 def _similarity(activations: Tensor, gamma: Tensor | float) -> Tensor:
     with torch.no_grad(), torch.autocast(activations.device.type, enabled=False):
-        return similarity_forward(_upcast(activations), _as_number(gamma))
+        upcast, gamma = _upcast(activations), _as_number(gamma)
+        if triton_serves(upcast):
+            from .triton_similarity import similarity_forward_triton
+
+            return similarity_forward_triton(upcast, gamma)
+        return similarity_forward(upcast, gamma)
 
 
 def _similarity_gradient(activations: Tensor, gamma: Tensor | float, upstream: Tensor) -> Tensor:
     with torch.no_grad(), torch.autocast(activations.device.type, enabled=False):
-        upcast = _upcast(activations)
-        return similarity_backward(upcast, _as_number(gamma), upstream.to(upcast.dtype)).to(activations.dtype)
+        upcast, gamma, upstream = (
+            _upcast(activations),
+            _as_number(gamma),
+            upstream.to(accumulation_dtype(activations.dtype)),
+        )
+        if triton_serves(upcast):
+            from .triton_similarity import similarity_backward_triton
+
+            return similarity_backward_triton(upcast, gamma, upstream).to(activations.dtype)
+        return similarity_backward(upcast, gamma, upstream).to(activations.dtype)
 
 
 @torch.library.custom_op("hf_diversity::pair_sum", mutates_args=())

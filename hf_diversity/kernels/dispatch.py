@@ -21,6 +21,7 @@ import math
 import torch
 from torch import Tensor
 
+from .backend import triton_serves
 from .cells import pair_sum_sorted
 from .fourier import CHUNK, pair_sum_fourier, terms_needed
 from .tiles import pair_sum_tiles
@@ -47,7 +48,11 @@ def pair_sum_value(activations: Tensor, gamma: Tensor | float, with_gradient: bo
     gradient = None
     if with_gradient:
         gradient = torch.empty_like(activations, memory_format=torch.contiguous_format)
-    if activations.device.type == "cpu":
+    if triton_serves(activations):
+        from .triton_direct import pair_sum_triton
+
+        total = pair_sum_triton(activations, gamma, gradient)
+    elif activations.device.type == "cpu":
         total = _pair_sum_cpu(activations, float(gamma), gradient)
     else:
         total = pair_sum_tiles(activations, gamma, gradient)
