@@ -1,4 +1,4 @@
-"""The invariants of the measures (SPEC section 2) as properties of random activations."""
+"""The invariants of the measures as properties of random activations."""
 
 import numpy as np
 import pytest

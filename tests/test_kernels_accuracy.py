@@ -1,8 +1,8 @@
 """The accuracy sweep: value and gradient of Direct in float32 against float64 loops, over kinds, sizes and gammas.
 
-Bounds (PERFORMANCE.md): the value within 1e-5 of J + D, J the sum form; the gradient within 1e-4 of its largest entry,
-or of D sqrt(gamma) / N (the size of a full gradient) where J vanishes, that is, where no two units are near and the
-true gradient is a few numbers next to 0.
+Bounds (the bars of benchmarks/): the value within 1e-5 of J + D, J the sum form; the gradient within 1e-4 of its
+largest entry, or of D sqrt(gamma) / N (the size of a full gradient) where J vanishes, that is, where no two units are
+near and the true gradient is a few numbers next to 0.
 """
 
 import math

@@ -4,18 +4,19 @@ Let t_n = sqrt(gamma) a_n, range R = max t - min t, and tau = 2 pi / (R + delta)
 
     exp(-t^2) = sum_{|k| <= K} tau / (2 sqrt(pi)) exp(-(k tau)^2 / 4) exp(i k tau t)      for |t| <= R
 
-up to the nearest image of the periodised kernel, exp(-delta^2), and the terms left out, below 2 erfc(K tau / 2). Both
-are about `eps` with delta = sqrt(ln(1 / eps)) and K = 2 delta / tau = delta (R + delta) / pi. With F_k = sum_n exp(i k
+up to the images of the periodised kernel, of which the nearest is R + delta - |t| >= delta away, so at most
+2 exp(-delta^2), and up to the terms left out, at most erfc(K tau / 2). With delta = sqrt(ln(1 / eps)) and
+K = 2 delta / tau = delta (R + delta) / pi, every s_nm is off by at most 2 eps + erfc(delta). With F_k = sum_n exp(i k
 tau t_n),
 
-    sum_{n, m} exp(-(t_n - t_m)^2) = sum_{k >= 0} c_k |F_k|^2,     c_0 = tau / (2 sqrt(pi)), c_k twice exp(...) times
-    that.
+    sum_{n, m} exp(-(t_n - t_m)^2) = sum_{k >= 0} c_k |F_k|^2,
+    c_0 = tau / (2 sqrt(pi)),   c_k = tau / sqrt(pi) exp(-(k tau)^2 / 4) for k > 0.
 
-This form of the one-dimensional Gauss transform and its bound are those of PERFORMANCE.md's prototype. New here is how
-F_k is summed: with baby steps r = 0..b and giant steps q = 0..g of length 2 b + 1, every k is q (2 b + 1) +- r, and
-the addition theorems turn all F_k into the products sum_n {1, cos, sin}(q (2 b + 1) x_n) {1, cos, sin}(r x_n): one
-small matrix product per row. Only 2 (b + g) + 2, about 2.8 sqrt(K), waves are ever written, and the other work runs at
-the speed of a matrix product.
+Plane waves for the Gauss transform are due to Greengard and Sun ("A new version of the fast Gauss transform", 1998).
+Here F_k is summed with baby steps r = 0..b and giant steps q = 0..g of length M = 2 b + 1: every k is q M +- r, and
+the addition theorems turn all F_k into the products sum_n {1, cos, sin}(q M x_n) {1, cos, sin}(r x_n), one small
+matrix product per row. Only 2 (b + g) + 2, about 2.8 sqrt(K), waves are ever written, and the other work runs at the
+speed of a matrix product.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def series_weights(tau: Tensor, split: Split) -> tuple[Tensor, Tensor]:
         split: the division of the terms.
 
     Returns:
-        Two tensors (n, 2g+1, 2b+1), `same` and `reversed`: the gradient is same * P + reversed * P.flip(1, 2).
+        Two tensors (n, 2g+1, 2b+1), `same` and `opposite`: the gradient is same * P + opposite * P.flip(1, 2).
     """
     terms = int(split.above[0, 0])
     k = torch.arange(terms + 1, dtype=tau.dtype)
