@@ -20,6 +20,7 @@ from .config import DiversityConfig
 from .distributed import real_batch_size, world_size
 from .evaluation import DiversityMeter
 from .layers import check_output_layer, find_layers
+from .loss_scale import ignores_num_items, task_loss_is_normalised
 from .regularizer import DiversityRegularizer, RegularizerOutput
 from .samples import position_mask, rows_by_layer, subsample
 from .timm_models import is_raw_timm_model, wrap_timm_model
@@ -154,7 +155,8 @@ class DiversityMixin(_TrainerBase):
         task_loss = result[0] if return_outputs else result
         if self._first_step:
             self._check_first_step(capture, task_loss, rows, batch_size)
-        loss = self._add_penalty(task_loss, rows, self._task_loss_is_normalised(num_items_in_batch))
+            self._warn_of_ignored_items(inputs, num_items_in_batch)
+        loss = self._add_penalty(task_loss, rows, task_loss_is_normalised(self, num_items_in_batch))
         return (loss, result[1]) if return_outputs else loss
 
     def _add_penalty(self, task_loss: torch.Tensor, rows: dict[str, torch.Tensor], normalised: bool) -> torch.Tensor:
@@ -172,15 +174,6 @@ class DiversityMixin(_TrainerBase):
         self._training_log.add(task_loss.detach(), output, step, 1.0 if normalised else 1 / steps, 1 / steps)
         # A new tensor: task_loss is the model's own outputs.loss, which callers may read
         return task_loss + output.penalty.to(task_loss.device) / (steps if normalised else 1)
-
-    def _task_loss_is_normalised(self, num_items_in_batch: Any) -> bool:
-        """Trainer's own rule for not dividing the loss by the accumulation steps (see `Trainer.training_step`)."""
-        told = getattr(self, "loss_is_scaled_for_ga", None)
-        if told is not None:
-            return told
-        return (
-            self.model_accepts_loss_kwargs and num_items_in_batch is not None
-        ) or self.compute_loss_func is not None
 
     def _row_seed(self, step: int) -> int:
         """Draws other rows at every step and in every process, without the global random state."""
@@ -207,6 +200,23 @@ class DiversityMixin(_TrainerBase):
                     f"{batch_size}) and layer {name!r} 1 sample: similarity is an average over a batch; type "
                     "dataloader_drop_last=True, or another per_device_train_batch_size"
                 )
+
+    def _warn_of_ignored_items(self, inputs, num_items_in_batch) -> None:
+        """Say so where the task loss, and with it the relative strength of the regulariser, is not what it seems."""
+        parts = self.args.gradient_accumulation_steps * world_size()
+        by_trainer = self.compute_loss_func is not None or self.label_smoother is not None
+        if parts == 1 or by_trainer or not self.model_accepts_loss_kwargs or num_items_in_batch is None:
+            return
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        if ignores_num_items(model, inputs, num_items_in_batch):
+            logger.warning(
+                f"{type(model).__name__} takes num_items_in_batch and does not use it (transformers#47688), so with "
+                f"{parts} micro-batches a step Trainer's task loss is {parts} times too large, and the regulariser is "
+                f"{parts} times weaker beside it than in one batch; type trainer.model_accepts_loss_kwargs = False "
+                "before train()"
+            )
 
     def _examples_if_one_is_left_over(self) -> int | None:
         """The number of training examples if this run reaches a last batch with a single one, else None."""

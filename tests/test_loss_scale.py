@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from tiny import Images, Mlp, Rows, Sentences, arguments, tiny_bert, tiny_timm, weights
+from tiny import Images, Mlp, Rows, Sentences, arguments, assert_same, tiny_bert, tiny_timm, weights
 from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_diversity import DiversityConfig, DiversityTrainer
 from hf_diversity.timm_models import wrap_timm_model
@@ -75,3 +76,58 @@ def test_loss_of_the_model_is_left_alone(tmp_path):
     assert loss.item() - outputs["loss"].item() < 0.011  # weight 0.01 times a mean similarity below 1
     assert set(batch) == {"x", "labels"}
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def causal_lm():
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+            num_key_value_heads=2,
+        )
+    )  # fmt: skip
+
+
+class Tokens(Sentences):
+    def __getitem__(self, index):
+        item = super().__getitem__(index)
+        return {**item, "labels": item["input_ids"]}
+
+
+@pytest.mark.parametrize(
+    ("make", "data", "accumulate", "warned"),
+    [(tiny_bert, Sentences, 2, True), (tiny_bert, Sentences, 1, False), (causal_lm, Tokens, 2, False)],
+)
+def test_a_model_that_ignores_num_items_is_named_once_with_the_cure(
+    tmp_path, make, data, accumulate, warned, monkeypatch
+):
+    """TRAPS 29: its task loss is k times too large, which is upstream's; the user has to know."""
+    messages = []
+    monkeypatch.setattr("hf_diversity.trainer.logger.warning", messages.append)
+    trainer = DiversityTrainer(
+        model=make(), args=arguments(tmp_path, gradient_accumulation_steps=accumulate, max_steps=2),
+        train_dataset=data(16), diversity=DiversityConfig(gamma=1.0),
+    )  # fmt: skip
+    trainer.train()
+    found = [m for m in messages if "does not use it" in m]
+    assert len(found) == int(warned)
+    if warned:
+        assert "2 times too large" in found[0] and "model_accepts_loss_kwargs = False" in found[0]
+
+
+def test_the_cure_makes_accumulation_exact(tmp_path):
+    """With the cure the whole step, task loss included, is the same for one batch and for micro-batches."""
+    finals = []
+    for accumulate in (1, 4):
+        model = tiny_bert()
+        trainer = DiversityTrainer(
+            model=model, train_dataset=Sentences(8), diversity=DiversityConfig(gamma=0.7, diversity_weight=1.0),
+            args=arguments(
+                tmp_path, max_steps=1, per_device_train_batch_size=8 // accumulate,
+                gradient_accumulation_steps=accumulate,
+            ),
+        )  # fmt: skip
+        trainer.model_accepts_loss_kwargs = False
+        trainer.train()
+        finals.append(weights(model))
+    assert_same(*finals, rtol=1e-4, atol=1e-6)

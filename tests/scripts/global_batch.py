@@ -48,7 +48,7 @@ def main(sync="global", dtype=torch.float64):
                 output.penalty.backward()
                 penalties.append(output.penalty.item())
                 gradients.append(layer.weight.grad.clone())
-            meter = DiversityMeter(make_measure(config), lambda name: regularizer.current_gamma(name, 2))
+            meter = DiversityMeter(make_measure(config), lambda name, r=regularizer: r.current_gamma(name, 2))
             with torch.no_grad():
                 meter.update({"layer": layer(mine)})
             measured = meter.compute()["layer"]
@@ -65,7 +65,7 @@ def main(sync="global", dtype=torch.float64):
                     expected.penalty.backward()
                     difference[0] = max(difference[0], abs(expected.penalty.item() - penalties[step]))
                     difference[1] = max(difference[1], (reference.weight.grad - gradients[step]).abs().max().item())
-                whole = DiversityMeter(make_measure(config), lambda name: alone.current_gamma(name, 2))
+                whole = DiversityMeter(make_measure(config), lambda name, r=alone: r.current_gamma(name, 2))
                 with torch.no_grad():
                     whole.update({"layer": reference(inputs)})
                 exact = whole.compute()["layer"]
