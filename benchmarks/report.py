@@ -55,7 +55,9 @@ def machine():
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists() and (found := re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text())):
         processor = found.group(1)
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     return {
+        **gpu,
         "processor": f"{processor}, {torch.backends.cpu.get_cpu_capability()}",
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),

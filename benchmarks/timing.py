@@ -1,4 +1,8 @@
-"""Interleaved timing: all cases once per round, the median of each over the rounds."""
+"""Interleaved timing: all cases once per round, the median of each over the rounds.
+
+Times are CPU times of this process, which runs one thread: on an idle machine they are what a clock on the wall shows,
+and on a busy one they leave out the time in which others had the core.
+"""
 
 import statistics
 import time
@@ -37,9 +41,9 @@ def interleaved(cases, rounds, slow=(), slow_rounds=2):
         for name, run in cases.items():
             if name in slow and index >= slow_rounds:
                 continue
-            start = time.perf_counter()
+            start = time.process_time()
             run()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(time.process_time() - start)
     return {name: statistics.median(values) for name, values in times.items()}
 
 

@@ -3,14 +3,12 @@
 The number of terms of one Fourier series over a whole row grows with its range. But units further apart than
 delta / sqrt(gamma) have a similarity below eps = exp(-delta^2), so a row is sorted, and then either
 
-- windows: where no unit has more than a few units within that distance, each unit meets the next one, the second next,
-...
-  exactly;
+- windows: where no unit has more than a few units within that distance, each unit meets the next one, the second
+  next, ... exactly;
 - cells: gaps wider than delta are narrowed to delta (both distances count as 0), and the row is divided into cells of
-width
-  delta. Units of a cell interact with their own cell and its two neighbours, which a series of period 3 delta serves:
-  distances stay below 2 delta, and the nearest image is then delta away. A cell's place modulo the period has three
-  values only, so the angles are those of the place within the cell, however far out it lies.
+  width delta. Units of a cell interact with their own cell and its two neighbours, which a series of period 3 delta
+  serves: distances stay below 2 delta, and the nearest image is then delta away. Angles are taken modulo the period,
+  so they lose nothing far out.
 
 Neither cost depends on gamma or on the range.
 """
@@ -122,8 +120,7 @@ def _divide(ordered: Tensor, root: float) -> _Cells:
     # float64: in float32 a place after thousands of gaps would be off by 1e-3
     place = torch.nn.functional.pad(gaps.to(torch.float64), (1, 0)).cumsum_(1)
     cell = (place / delta).floor_()
-    angle = place.sub_(cell - cell.remainder(_PERIOD), alpha=delta)
-    angle = angle.mul_(2 * math.pi / (_PERIOD * delta)).sub_(math.pi).to(ordered.dtype)
+    angle = place.div_(_PERIOD * delta).frac_().mul_(2 * math.pi).sub_(math.pi).to(ordered.dtype)
 
     # Rows are kept apart by numbering their cells from multiples of something larger than any cell number.
     number = cell.long().add_(torch.arange(len(ordered))[:, None] * (units + 2)).flatten()

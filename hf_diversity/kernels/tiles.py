@@ -43,13 +43,13 @@ def pair_sum_tiles(activations: Tensor, gamma: Tensor | float, gradient: Tensor 
         gradient.zero_()
     tiles = _Tiles(activations, gamma)
     for left, right in tiles.pairs():
-        for rows in tiles.samples():
-            difference, similar = tiles.compute(rows, left, right)
+        parts = iter(()) if gradient is None else tiles.gradients(gradient, left, right)
+        for difference, similar in tiles.compute(left, right):
             if left == right:
                 similar.diagonal(dim1=1, dim2=2).zero_()
             total.add_(similar.sum(), alpha=1 if left == right else 2)
             if gradient is not None:
-                _add_antisymmetric(similar.mul_(difference), gradient[rows], left, right)
+                _add_antisymmetric(similar.mul_(difference), next(parts), left == right)
     if gradient is not None:
         gradient *= -4 * gamma
     return total
@@ -70,8 +70,8 @@ def similarity_forward(activations: Tensor, gamma: Tensor | float) -> Tensor:
     tiles = _Tiles(activations, gamma)
     for left, right in tiles.pairs():
         total = similarity[left, right].zero_()
-        for rows in tiles.samples():
-            total += tiles.compute(rows, left, right)[1].sum(0)
+        for _, similar in tiles.compute(left, right):
+            total += similar.sum(0)
         total /= activations.shape[0]
         if left == right:  # vectorised and scalar exp2 differ in the last digit: mirror the diagonal tiles as well
             total.copy_(total.triu() + total.triu(1).T)
@@ -99,9 +99,9 @@ def similarity_backward(activations: Tensor, gamma: Tensor | float, upstream: Te
     tiles = _Tiles(activations, gamma)
     for left, right in tiles.pairs():
         weight = upstream[left, right] + upstream[right, left].T
-        for rows in tiles.samples():
-            difference, similar = tiles.compute(rows, left, right)
-            _add_antisymmetric(similar.mul_(difference).mul_(weight), gradient[rows], left, right)
+        parts = tiles.gradients(gradient, left, right)
+        for (difference, similar), part in zip(tiles.compute(left, right), parts, strict=True):
+            _add_antisymmetric(similar.mul_(difference).mul_(weight), part, left == right)
     return gradient.mul_(gamma * (-2 / activations.shape[0]))
 
 
@@ -117,7 +117,8 @@ class _Tiles:
         self.zero = activations.new_zeros(())
         self.side = min(side, units)
         self.step = max(1, min(rows, numbers // (self.side * self.side)))
-        self.buffers = activations.new_empty((2, self.step * self.side * self.side))
+        self._memory = activations.new_empty((2, self.step * self.side * self.side))
+        self._buffers: dict[tuple[int, int, int], tuple[Tensor, ...]] = {}
 
     def pairs(self) -> Iterator[tuple[slice, slice]]:
         """Blocks of units (left, right) with left <= right."""
@@ -125,25 +126,34 @@ class _Tiles:
         blocks = [slice(first, min(first + self.side, units)) for first in range(0, units, self.side)]
         return ((left, right) for index, left in enumerate(blocks) for right in blocks[index:])
 
-    def samples(self) -> Iterator[slice]:
-        """Blocks of samples."""
-        rows = self.activations.shape[0]
-        return (slice(first, min(first + self.step, rows)) for first in range(0, rows, self.step))
+    def compute(self, left: slice, right: slice) -> Iterator[tuple[Tensor, Tensor]]:
+        """Differences d and similarities exp(-gamma d^2), (samples, left, right), by blocks of `step` samples.
 
-    def compute(self, rows: slice, left: slice, right: slice) -> tuple[Tensor, Tensor]:
-        """Differences d and similarities exp(-gamma d^2), both (rows, left, right), valid until the next call."""
-        block = self.activations[rows]
-        shape = (rows.stop - rows.start, left.stop - left.start, right.stop - right.start)
-        difference, similar = self.buffers[:, : math.prod(shape)].view(2, *shape).unbind()
-        torch.sub(block[:, left, None], block[:, None, right], out=difference)
-        if isinstance(self.scale, Tensor):
-            torch.mul(difference, difference, out=similar).mul_(self.scale)
-        else:
-            torch.addcmul(self.zero, difference, difference, value=self.scale, out=similar)  # one pass, not two
-        return difference, similar.exp2_()
+        Each is valid until the next.
+        """
+        # split makes all views of a pair in one call; a slice for each tile cost as much as its arithmetic
+        columns = self.activations[:, left].unsqueeze(2).split(self.step)
+        rows = self.activations[:, right].unsqueeze(1).split(self.step)
+        for column, row in zip(columns, rows, strict=True):
+            difference, similar = self._buffer((column.shape[0], column.shape[1], row.shape[2]))
+            torch.sub(column, row, out=difference)
+            if isinstance(self.scale, Tensor):
+                torch.mul(difference, difference, out=similar).mul_(self.scale)
+            else:
+                torch.addcmul(self.zero, difference, difference, value=self.scale, out=similar)  # one pass, not two
+            yield difference, similar.exp2_()
+
+    def _buffer(self, shape: tuple[int, int, int]) -> tuple[Tensor, ...]:
+        if shape not in self._buffers:
+            self._buffers[shape] = self._memory[:, : math.prod(shape)].view(2, *shape).unbind()
+        return self._buffers[shape]
+
+    def gradients(self, gradient: Tensor, left: slice, right: slice) -> Iterator[tuple[Tensor, Tensor]]:
+        """The parts of a gradient (N, D) that belong to the tiles of `compute`, as views."""
+        return zip(gradient[:, left].split(self.step), gradient[:, right].split(self.step), strict=True)
 
 
-def _add_antisymmetric(pull: Tensor, gradient: Tensor, left: slice, right: slice) -> None:
-    gradient[:, left] += pull.sum(2)
-    if left != right:
-        gradient[:, right] -= pull.sum(1)
+def _add_antisymmetric(pull: Tensor, parts: tuple[Tensor, Tensor], is_diagonal: bool) -> None:
+    parts[0].add_(pull.sum(2))
+    if not is_diagonal:
+        parts[1].sub_(pull.sum(1))
