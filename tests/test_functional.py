@@ -140,6 +140,14 @@ def test_half_precision_is_upcast_before_the_subtraction(dtype, units):
         assert_close(gradient.double(), expected_gradient, 0.01)
 
 
+def test_float16_gradient_of_the_mean_over_many_pairs():
+    """1 / (D (D - 1)) is 1e-7 here, where float16 has steps of 6e-8: it must be applied in float32."""
+    a = (normal((2, 3000)) / 1000).half()
+    _, gradient = value_and_gradient(lambda x: F.direct(x, 1e6), a)
+    _, expected = value_and_gradient(lambda x: F.direct(x, 1e6), a.double())
+    assert_close(gradient.double(), expected, 1e-3)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_autocast_changes_nothing(dtype):
     a = normal((16, 200), dtype=dtype)

@@ -32,9 +32,7 @@ def _as_number(gamma: Tensor | float) -> Tensor | float:
 def _pair_sum(activations: Tensor, gamma: Tensor | float, with_gradient: bool) -> tuple[Tensor, Tensor]:
     with torch.no_grad(), torch.autocast(activations.device.type, enabled=False):
         value, gradient = pair_sum_value(_upcast(activations), _as_number(gamma), with_gradient)
-    if gradient is None:
-        return value, activations.new_empty(0)
-    return value, gradient.to(activations.dtype)
+    return value, value.new_empty(0) if gradient is None else gradient
 
 
 def _similarity(activations: Tensor, gamma: Tensor | float) -> Tensor:
@@ -66,8 +64,7 @@ def _pair_sum_operator(activations: Tensor, gamma: Tensor, with_gradient: bool) 
 @_pair_sum_operator.register_fake
 def _(activations: Tensor, gamma: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
     value = activations.new_empty((), dtype=accumulation_dtype(activations.dtype))
-    shape = activations.shape if with_gradient else (0,)
-    return value, activations.new_empty(shape)
+    return value, value.new_empty(activations.shape if with_gradient else (0,))
 
 
 @torch.library.custom_op("hf_diversity::similarity", mutates_args=())
@@ -122,7 +119,8 @@ class _PairSum(torch.autograd.Function):
         activations, gradient = ctx.saved_tensors
         if torch.is_grad_enabled() and activations.requires_grad and not torch.compiler.is_compiling():
             gradient = _FirstOrderOnly.apply(gradient, activations)
-        return (gradient * upstream).to(gradient.dtype), None, None
+        # Only now: 1 / (D (D - 1)), which may come from above, is next to nothing in float16
+        return (gradient * upstream).to(activations.dtype), None, None
 
 
 class _Similarity(torch.autograd.Function):
