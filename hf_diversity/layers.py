@@ -120,7 +120,11 @@ def _heads_beside_the_base(model: nn.Module) -> list[nn.Module]:
     """The layers that make the outputs, outside the base model."""
     owner = next((m for m in model.modules() if isinstance(m, PreTrainedModel)), None)
     base = getattr(owner, owner.base_model_prefix, None) if owner is not None and owner.base_model_prefix else None
-    if owner is None or base is None or base is owner:  # not a transformers model with a head: a user's own module
+    if owner is None or base is None or base is owner:
+        embeddings = owner.get_output_embeddings() if owner is not None else None
+        if isinstance(embeddings, _OUTPUT_LAYERS):  # T5, whose base model is not a module of its own
+            return [embeddings]
+        # Not a transformers model with a head: a user's own module
         inside = {m for nested in model.modules() if isinstance(nested, PreTrainedModel) for m in nested.modules()}
         return [layer for layer in _output_layers(model) if layer not in inside][-1:]
     labels = getattr(owner.config, "num_labels", None)

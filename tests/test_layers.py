@@ -86,6 +86,16 @@ def test_wrapped_timm_model_names_the_inner_head():
     torch.testing.assert_close(target.module(hidden), logits)
 
 
+def test_language_models():
+    config = transformers.T5Config(
+        vocab_size=40, d_model=16, d_ff=16, num_layers=1, num_heads=2, d_kv=8, decoder_start_token_id=0
+    )
+    model = transformers.T5ForConditionalGeneration(config)
+    target, hidden, logits = head_input(model, input_ids=torch.tensor([[5, 6]]), labels=torch.tensor([[7, 8]]))
+    assert target.module is model.lm_head
+    torch.testing.assert_close(target.module(hidden), logits)
+
+
 def test_two_heads_are_refused_with_candidates():
     config = transformers.DeiTConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32, patch_size=8
