@@ -29,18 +29,17 @@ def interleaved(cases, rounds, slow=(), slow_rounds=2):
 
     Args:
         cases: name -> callable.
-        rounds: how often all are called, after one call to warm up.
+        rounds: how often all are timed, each time after a call to warm up.
         slow: names that are called in the first `slow_rounds` rounds only, and not to warm up.
         slow_rounds: see `slow`.
     """
     times = {name: [] for name in cases}
-    for name, run in cases.items():
-        if name not in slow:
-            run()
     for index in range(rounds):
         for name, run in cases.items():
             if name in slow and index >= slow_rounds:
                 continue
+            if name not in slow:
+                run()  # untimed: the system is still clearing the pages that the case before gave back
             start = time.process_time()
             run()
             times[name].append(time.process_time() - start)
