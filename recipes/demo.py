@@ -24,6 +24,8 @@ from image_classification import TYPES, run
 from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, AutoModelForImageClassification, TrainerCallback
 
+from hf_diversity import DiversityConfig
+
 CONFIG = Path(__file__).parent / "configs" / "demo.yaml"
 BASELINE = ["--diversity_weight", "0", "--activation_weight", "0"]
 ROWS = {
@@ -172,7 +174,6 @@ def main(words: list[str] | None = None) -> dict[str, list[dict[str, Any]]]:
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/demo"), help="folder for everything written")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one pair of twins for each seed")
     parser.add_argument("--config", type=Path, default=CONFIG, help="YAML file of the diversity twin")
-    parser.add_argument("--norm_only", action="store_true", help="train a third twin with the norm term alone")
     parser.add_argument(
         "--threads",
         type=int,
@@ -186,8 +187,12 @@ def main(words: list[str] | None = None) -> dict[str, list[dict[str, Any]]]:
 
     shared = ["--config", str(options.config), *fields, "--overwrite_output_dir", "true", "--figures", "false"]
     twins = {"baseline": [*shared, *BASELINE], "diversity": shared}
-    if options.norm_only:
-        twins["norm only"] = [*shared, "--measure", "none", "--diversity_weight", "0", "--activation_weight", "1e-3"]
+    diversity = parse_arguments(TYPES, [*shared, "--output_dir", str(options.output_dir)])[
+        TYPES.index(DiversityConfig)
+    ]
+    if diversity.activation_weight > 0:
+        # Without it, what the norm term does could not be told from what diversity does
+        twins["norm only"] = [*shared, "--measure", "none", "--diversity_weight", "0"]
     # Parse all of them before the first is trained: a mistyped word must not cost a minute.
     plan = {
         (seed, twin): parse_arguments(
@@ -214,11 +219,13 @@ def main(words: list[str] | None = None) -> dict[str, list[dict[str, Any]]]:
     )
     for line in findings(results):
         print("-", line)
-    last = list(folders.values())[-1]
-    same, total = check_reload(last)
-    print(f"\nreloaded {last} with from_pretrained: {same} of {total} test predictions are those made after training")
+    regularised = list(folders.values())[1]
+    same, total = check_reload(regularised)
+    print(
+        f"\nreloaded {regularised} with from_pretrained: {same} of {total} test predictions are those made after training"
+    )
     if same != total:
-        raise RuntimeError(f"{last} does not reload: {total - same} of {total} predictions changed")
+        raise RuntimeError(f"{regularised} does not reload: {total - same} of {total} predictions changed")
     options.output_dir.joinpath("table.md").write_text(table + "\n", encoding="utf-8")
     write_results(options.output_dir, {"runs": results})
     for path in write_figures(options.output_dir, results, folders):

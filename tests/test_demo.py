@@ -28,8 +28,11 @@ def finished(tmp_path_factory):
 
 def test_twins_share_everything_but_the_regulariser(finished):
     _, results = finished
-    (name, baseline), (other, diversity) = results.items()
-    assert name == "baseline" and other.startswith("direct")
+    (name, baseline), (other, diversity), (alone, norm) = results.items()
+    assert name == "baseline" and other.startswith("direct") and alone.startswith("norm only")
+    assert norm[0]["diversity"]["measure"] == "none"
+    assert norm[0]["diversity"]["activation_weight"] == diversity[0]["diversity"]["activation_weight"] > 0
+    assert norm[0]["metrics"] != diversity[0]["metrics"] != baseline[0]["metrics"] != norm[0]["metrics"]
     for plain, regularised, seed in zip(baseline, diversity, (3, 4), strict=True):
         assert plain["seeds"] == regularised["seeds"] and plain["seeds"]["seed"] == seed
         # The same start: measured before training, to the last digit.
@@ -46,10 +49,10 @@ def test_the_table_is_what_the_results_are(finished):
     accuracies = [[r["metrics"]["test"]["accuracy"] for r in found] for found in results.values()]
     row = next(line for line in table.splitlines() if line.startswith("| test accuracy"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    for values, cell in zip(accuracies, cells[1:3], strict=True):
+    for values, cell in zip(accuracies, cells[1:4], strict=True):
         assert cell == f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}"
     difference = np.subtract(accuracies[1], accuracies[0])
-    assert cells[3] == f"{np.mean(difference):+.4f} ± {np.std(difference, ddof=1):.4f}"
+    assert cells[4] == f"{np.mean(difference):+.4f} ± {np.std(difference, ddof=1):.4f}"
     assert set(json.loads((folder / "results.json").read_text())["runs"]) == set(results)
 
 
@@ -57,7 +60,7 @@ def test_figures_and_checkpoints_are_there(finished):
     folder, results = finished
     for name in ("similarity.png", "gap.png"):
         assert np.asarray(Image.open(folder / name)).std() > 10
-    for twin in ("baseline", "diversity"):
+    for twin in ("baseline", "diversity", "norm_only"):
         for seed in (3, 4):
             assert (folder / f"{twin}-{seed}" / "model.safetensors").is_file()
     assert demo.check_reload(folder / "diversity-3") == (1000, 1000)
