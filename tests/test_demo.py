@@ -30,8 +30,8 @@ def test_twins_share_everything_but_the_regulariser(finished):
     _, results = finished
     (name, baseline), (other, diversity), (alone, norm) = results.items()
     assert name == "baseline" and other.startswith("direct") and alone.startswith("norm only")
-    assert norm[0]["diversity"]["measure"] == "none"
-    assert norm[0]["diversity"]["activation_weight"] == diversity[0]["diversity"]["activation_weight"] > 0
+    weights = [found[0]["diversity"]["config"]["activation_weight"] for found in (norm, diversity)]
+    assert norm[0]["diversity"]["config"]["measure"] == "none" and weights[0] == weights[1] > 0
     assert norm[0]["metrics"] != diversity[0]["metrics"] != baseline[0]["metrics"] != norm[0]["metrics"]
     for plain, regularised, seed in zip(baseline, diversity, (3, 4), strict=True):
         assert plain["seeds"] == regularised["seeds"] and plain["seeds"]["seed"] == seed
