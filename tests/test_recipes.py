@@ -40,7 +40,16 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("recipe") / "run"
     with pytest.MonkeyPatch.context() as patch:
         line = ["--config", str(RECIPES / "configs" / "demo.yaml"), *SMALL, "--num_train_epochs", "2"]
-        line += ["--diversity_weight", "0.5", "--label_noise", "0.25", "--output_dir", str(folder)]
+        line += [
+            "--diversity_weight",
+            "0.5",
+            "--activation_weight",
+            "0",
+            "--label_noise",
+            "0.25",
+            "--output_dir",
+            str(folder),
+        ]
         patch.setattr("sys.argv", [str(RECIPES / "image_classification.py"), *line])
         main()
     return folder
@@ -140,7 +149,17 @@ def test_an_earlier_run_is_not_overwritten_unasked(finished):
 
 def test_overwriting_and_the_baseline(tmp_path):
     (tmp_path / "checkpoint-99").mkdir()
-    words = ["--max_steps", "2", "--diversity_weight", "0", "--figures", "false", "--overwrite_output_dir"]
+    words = [
+        "--max_steps",
+        "2",
+        "--diversity_weight",
+        "0",
+        "--activation_weight",
+        "0",
+        "--figures",
+        "false",
+        "--overwrite_output_dir",
+    ]
     found = train(tmp_path, *words)
     assert not (tmp_path / "checkpoint-99").exists() and found["name"] == "baseline"
     # The baseline is measured as its twin is.
