@@ -13,8 +13,8 @@ def sweep(large):
 
     sizes = cases.SIZES + (cases.LARGE if large else [])
     errors = [cases.errors(kind, size, gamma) for size in sizes for kind in cases.KINDS for gamma in cases.GAMMAS]
-    count = f"over {len(errors)} cases"
+    count = f"largest of {len(errors)} cases"
     return [
-        Row(f"accuracy of J {count}: |dJ| / (J + D)", max(e[0] for e in errors), at_most=1e-5),
-        Row(f"accuracy of the gradient {count}", max(e[1] for e in errors), at_most=1e-4),
+        Row(f"error of J over J + D, {count}", max(e[0] for e in errors), at_most=1e-5),
+        Row(f"error of the gradient, {count}", max(e[1] for e in errors), at_most=1e-4),
     ]
