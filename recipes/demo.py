@@ -221,9 +221,7 @@ def main(words: list[str] | None = None) -> dict[str, list[dict[str, Any]]]:
         print("-", line)
     regularised = list(folders.values())[1]
     same, total = check_reload(regularised)
-    print(
-        f"\nreloaded {regularised} with from_pretrained: {same} of {total} test predictions are those made after training"
-    )
+    print(f"\nreloaded {regularised} with from_pretrained: {same} of {total} test predictions are unchanged")
     if same != total:
         raise RuntimeError(f"{regularised} does not reload: {total - same} of {total} predictions changed")
     options.output_dir.joinpath("table.md").write_text(table + "\n", encoding="utf-8")
