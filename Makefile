@@ -22,7 +22,7 @@ $(VENV)/.installed: pyproject.toml
 
 env: $(VENV)/.installed  ## create the environment
 
-demo: $(VENV)/.installed  ## train baseline and diversity twins on embedded FashionMNIST images (about 4 minutes)
+demo: $(VENV)/.installed  ## train baseline and diversity twins on embedded FashionMNIST images (about 3 minutes)
 	$(BIN)/python recipes/demo.py --output_dir outputs/demo
 
 test: $(VENV)/.installed  ## run the tests (offline, CPU)

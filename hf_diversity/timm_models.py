@@ -27,7 +27,7 @@ def wrap_timm_model(model: Any, model_args: dict[str, Any] | None = None) -> Tim
 
     A plain timm model takes no labels and returns no loss, so Trainer can neither train nor evaluate it. The wrapper
     can, and what it saves is loaded by `AutoModelForImageClassification.from_pretrained(folder)` as well as by
-    `timm.create_model("local-dir:folder")`.
+    `timm.create_model("local-dir:folder", pretrained=True)`.
 
     Args:
         model: from `timm.create_model(...)`; trained in place.
@@ -50,7 +50,7 @@ def wrap_timm_model(model: Any, model_args: dict[str, Any] | None = None) -> Tim
     model_args = _guess_model_args(model) if model_args is None else model_args
     pretrained_cfg = {k: v for k, v in copy.deepcopy(model.pretrained_cfg).items() if v is not None}
     config = TimmWrapperConfig.from_dict(
-        {"architecture": name, "pretrained_cfg": pretrained_cfg, "model_args": model_args or None}, num_labels=classes
+        {"architecture": name, "pretrained_cfg": pretrained_cfg, "model_args": model_args}, num_labels=classes
     )
     # Building the wrapper draws random numbers for weights that are thrown away: the caller's state stays as it was
     with torch.random.fork_rng():

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import timm
 import torch
 from tiny import Images, arguments, assert_same, tiny_timm, weights
 from transformers import (
@@ -79,3 +80,10 @@ def test_an_argument_without_weights_is_noticed(tmp_path, other):
     pixels = torch.randn(2, 1, 64, 64)
     loaded = AutoModelForImageClassification.from_pretrained(tmp_path)
     torch.testing.assert_close(loaded.eval()(pixels).logits, model.eval()(pixels).logits)
+
+
+def test_a_model_without_further_arguments_reloads_in_timm(tmp_path):
+    model = timm.create_model("test_resnet", num_classes=3)
+    wrap_timm_model(model).save_pretrained(tmp_path)
+    loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    assert_same(weights(loaded), weights(model), rtol=0, atol=0)
