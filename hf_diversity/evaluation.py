@@ -56,7 +56,7 @@ class DiversityMeter:
 
     Args:
         measure: None for the norm alone.
-        gamma: gives a layer's gamma, or None where it has to be estimated from the first batch.
+        gamma: gives a layer's gamma, or None where it has to be estimated, from the first batch with samples.
     """
 
     def __init__(self, measure: Measure | None, gamma: Callable[[str], Tensor | float | None]):
@@ -92,10 +92,13 @@ class DiversityMeter:
             self._sums[name] = [torch.zeros((), dtype=wide, device=rows.device)]
             if self.measure is not None:
                 self._sums[name].append(rows.new_zeros(self.measure.statistic_shape(units), dtype=wide))
-        everywhere = int(sum_over_processes(torch.tensor([count], device=rows.device)))
-        if self.measure is not None and name not in self._gammas and everywhere:
+        if self.measure is not None and name not in self._gammas:
             gamma = self._gamma(name)
-            self._gammas[name] = estimate_gamma(rows) if gamma is None else gamma
+            # Every process comes here for the same batches, so all take part in the collectives of an estimate
+            if gamma is None and int(sum_over_processes(torch.tensor([count], device=rows.device))):
+                gamma = estimate_gamma(rows)
+            if gamma is not None:
+                self._gammas[name] = gamma
         if count:
             self._sums[name][0] += norm_statistic(rows).to(wide) * count
             if self.measure is not None:
