@@ -18,8 +18,9 @@ def launch(script, *arguments, processes=2, timeout=240):
         sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--nnodes", "1",
         "--master_addr", "127.0.0.1", "--master_port", str(port), str(script), *map(str, arguments),
     ]  # fmt: skip
-    here = str(Path(__file__).parent)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": here}
+    here = Path(__file__).parent
+    path = os.pathsep.join(map(str, (here, here.parent)))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": path}
     result = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)
     assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout[-3000:]}\n{result.stderr[-6000:]}"
     return result.stdout
