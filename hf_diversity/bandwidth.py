@@ -6,7 +6,8 @@ between two units pulls hardest on the typical pair, and makes J independent of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,16 +15,18 @@ from torch import Tensor
 
 from .distributed import sum_over_processes
 
-# Distances are counted in bins of equal width in log2 d (2.2 % each, 4e-15 to 3e14). Counts add up over micro-batches
-# and processes, so the median is the same however a batch is split, which no average of medians would be. It is
-# interpolated within its bin.
-_BINS_PER_OCTAVE = 32
-_OCTAVES = (-48, 48)
-_BINS = _BINS_PER_OCTAVE * (_OCTAVES[1] - _OCTAVES[0])
+# Distances are counted in the bins that the exponent and the first five bits of the fraction of a float32 number make
+# (2 to 3 % each). Counts add up over micro-batches and processes, so the median is the same however a batch is split,
+# which no average of medians would be. It is interpolated within its bin.
+_FRACTION_BITS = 5
+_DROPPED_BITS = 23 - _FRACTION_BITS
+_BINS = 2 ** (8 + _FRACTION_BITS)
+_INFINITY = 255 << _FRACTION_BITS  # the first bin of numbers that are not finite
 # 32 pairs of units times all samples: the median of a 64-sample batch is within some 3 % and the running average
 # within 1 %, for less work than the regulariser itself.
 _PAIRS = 32
 _DECAY = 0.95
+_STEPS_A_TABLE = 64
 
 
 def wide_dtype(device: torch.device) -> torch.dtype:
@@ -31,8 +34,17 @@ def wide_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
+@functools.lru_cache(maxsize=32)
+def _pair_table(units: int, pairs: int, number: int) -> Tensor:
+    """Random pairs of different units for some steps, (steps, 2 x pairs): first units, then second ones."""
+    generator = torch.Generator().manual_seed(number)
+    first = torch.rand(_STEPS_A_TABLE, units, generator=generator).argsort(1)[:, :pairs]
+    shift = 1 + torch.randint(max(units - 1, 1), first.shape, generator=generator)
+    return torch.cat([first, (first + shift) % units], 1)
+
+
 def distance_histogram(rows: Tensor, seed: int, pairs: int = _PAIRS) -> Tensor:
-    """Count log2 |a_in - a_im| > 0 over all samples i and some pairs of units n != m drawn by `seed`.
+    """Count the distances |a_in - a_im| > 0 over all samples i and some pairs of units n != m drawn by `seed`.
 
     Args:
         rows: (N, D) activations.
@@ -40,31 +52,36 @@ def distance_histogram(rows: Tensor, seed: int, pairs: int = _PAIRS) -> Tensor:
         pairs: how many pairs; the number of units or more takes every unit as first one.
 
     Returns:
-        (3072,) int64 counts, on the device of `rows`.
+        (8192,) int64 counts, on the device of `rows`.
     """
     units = rows.shape[1]
-    generator = torch.Generator().manual_seed(seed)
     pairs = min(pairs, units)
-    first = torch.randperm(units, generator=generator)[:pairs]
-    second = (first + 1 + torch.randint(max(units - 1, 1), (pairs,), generator=generator)) % units
-    columns = rows.detach()[:, torch.cat([first, second]).to(rows.device, non_blocking=True)]
-    columns = columns if columns.dtype == torch.float64 else columns.float()
-    distance = (columns[:, :pairs] - columns[:, pairs:]).abs()
-    bins = ((distance.log2() - _OCTAVES[0]) * _BINS_PER_OCTAVE).nan_to_num(nan=0.0).clamp(0, _BINS - 1).long()
-    bins = torch.where(distance > 0, bins, _BINS)  # identical units say nothing about the scale: an extra bin, dropped
-    counts = torch.zeros(_BINS + 1, dtype=torch.int64, device=rows.device)
-    return counts.scatter_add_(0, bins.flatten(), torch.ones_like(bins).flatten())[:_BINS]
+    columns = _pair_table(units, pairs, seed // _STEPS_A_TABLE)[seed % _STEPS_A_TABLE]
+    chosen = rows.detach().index_select(1, columns.to(rows.device, non_blocking=True))
+    chosen = chosen if chosen.dtype == torch.float64 else chosen.float()
+    distance = (chosen[:, :pairs] - chosen[:, pairs:]).abs_().float()
+    bins = (distance.view(torch.int32) >> _DROPPED_BITS).long().flatten()
+    counts = torch.zeros(_BINS, dtype=torch.int64, device=rows.device).scatter_add_(0, bins, torch.ones_like(bins))
+    counts[0] = 0  # identical units say nothing about the scale
+    return counts
+
+
+@functools.cache
+def _log2_edges(device: torch.device) -> Tensor:
+    """log2 of the bins' lower edges, (8193,)."""
+    edges = torch.arange(_BINS + 1).clamp_(max=_INFINITY).mul_(1 << _DROPPED_BITS).int().view(torch.float32)
+    return edges.double().log2().to(device, wide_dtype(device))
 
 
 def log2_median(histogram: Tensor) -> Tensor:
     """Median of log2 d, interpolated within its bin; NaN if nothing was counted. 0-dim float64 (float32 on MPS)."""
-    cumulative = histogram.cumsum(0)
-    dtype = wide_dtype(histogram.device)
-    half = cumulative[-1].to(dtype) / 2
-    index = torch.searchsorted(cumulative.to(dtype), half).clamp(max=_BINS - 1)
-    inside = histogram[index].to(dtype)
-    part = (half - (cumulative[index] - histogram[index]).to(dtype)) / inside  # 0/0 = NaN if nothing was counted
-    return _OCTAVES[0] + (index.to(dtype) + part) / _BINS_PER_OCTAVE
+    cumulative = histogram.cumsum(0).to(wide_dtype(histogram.device))
+    half = cumulative[-1] / 2
+    index = torch.searchsorted(cumulative, half)
+    inside = histogram[index]
+    part = (half - (cumulative[index] - inside)) / inside  # 0/0 = NaN if nothing was counted
+    edges = _log2_edges(histogram.device)
+    return torch.lerp(edges[index], edges[index + 1], part)
 
 
 def gamma_from_log2(log2_distance: Tensor) -> Tensor:
@@ -81,8 +98,9 @@ class MedianGamma:
     """The running estimate of gamma, one per layer.
 
     Within one optimiser step gamma is constant, so that gradient accumulation sees one loss: it comes from the steps
-    before (exponential average of log2 m, decay 0.95, bias-corrected), in the very first step from its first batch.
-    Everything stays on the device; only `state_dict` reads it.
+    before (exponential average of log2 m, decay 0.95, bias-corrected). The very first step has none before it: there
+    gamma comes from its whole window by `calibrate`, or from its first batch if that is all there is. Everything stays
+    on the device; only `state_dict` reads it.
     """
 
     def __init__(self):
@@ -91,6 +109,30 @@ class MedianGamma:
         self._first: dict[str, Tensor] = {}
         self._window: dict[str, Tensor] = {}
         self._window_step: int | None = None
+
+    @property
+    def has_estimate(self) -> bool:
+        """Whether a step was measured, or a state loaded."""
+        return bool(self._average or self._first)
+
+    def calibrate(self, batches: Iterable[Mapping[str, Tensor]], step: int, synchronise: bool) -> None:
+        """Set gamma for the first step from all its micro-batches, so that accumulation is exact there too.
+
+        Args:
+            batches: rows by layer, micro-batch by micro-batch.
+            step: optimiser steps done so far.
+            synchronise: whether to count over all processes (one collective).
+        """
+        totals: dict[str, Tensor] = {}
+        for rows in batches:
+            for name, values in rows.items():
+                histogram = distance_histogram(values, step, values.shape[1])
+                totals[name] = totals[name] + histogram if name in totals else histogram
+        counts = torch.stack(list(totals.values()))
+        if synchronise:
+            counts = sum_over_processes(counts)
+        self._window, self._window_step = {}, step
+        self._first = {name: log2_median(histogram) for name, histogram in zip(totals, counts, strict=True)}
 
     def update(self, rows: Mapping[str, Tensor], step: int, synchronise: bool) -> dict[str, Tensor]:
         """Count this batch's distances and return each layer's gamma for it.
@@ -105,11 +147,11 @@ class MedianGamma:
         """
         self._close_window(step)
         # The first estimate takes every unit: in a layer of mostly dead ones, 32 pairs may hold none that is alive
-        histograms = torch.stack(
-            [distance_histogram(r, step, _PAIRS if n in self._average else r.shape[1]) for n, r in rows.items()]
-        )
+        histograms: Iterable[Tensor] = [
+            distance_histogram(r, step, _PAIRS if n in self._average else r.shape[1]) for n, r in rows.items()
+        ]
         if synchronise:
-            histograms = sum_over_processes(histograms)
+            histograms = sum_over_processes(torch.stack(list(histograms)))
         gammas = {}
         for name, histogram in zip(rows, histograms, strict=True):
             self._window[name] = self._window[name] + histogram if name in self._window else histogram
@@ -134,8 +176,10 @@ class MedianGamma:
             return
         for name, histogram in self._window.items():
             median = log2_median(histogram)
-            old = self._average.get(name, torch.zeros(2, dtype=median.dtype, device=median.device))
-            new = _DECAY * old + (1 - _DECAY) * torch.stack([median, torch.ones_like(median)])
+            old = self._average.get(name)
+            if old is None:
+                old = torch.zeros(2, dtype=median.dtype, device=median.device)
+            new = torch.lerp(old, torch.stack([median, torch.ones_like(median)]), 1 - _DECAY)
             self._average[name] = torch.where(median.isfinite(), new, old)
         self._window, self._first, self._window_step = {}, {}, step
 

@@ -153,14 +153,15 @@ class DiversityRegularizer:
                     size = norm_statistic(values.detach()).item()
                     cause = why_not_finite(size, float(gammas.get(name, 0.0)), 0.0) or str(error)
                     raise NonFiniteRegularizerError(_not_finite_message(name, step, cause)) from error
-                term = self.config.activation_weight * norm
-                if diversity is not None:
-                    term = term + self.config.diversity_weight * diversity
-                terms.append(term)
+                if self.config.activation_weight > 0:
+                    terms.append(self.config.activation_weight * norm)
+                if self.config.diversity_weight > 0 and diversity is not None:
+                    terms.append(self.config.diversity_weight * diversity)
                 layers[name] = LayerParts(
                     norm.detach(), gammas.get(name), None if diversity is None else diversity.detach()
                 )
-            penalty = sum(term.to(terms[0].device) for term in terms[1:]) + terms[0]
+            first, *others = terms or [norm.new_zeros(())]
+            penalty = sum((term.to(first.device) for term in others), first)
         return RegularizerOutput(penalty, layers)
 
     def _gammas(self, rows: Mapping[str, Tensor], step: int, synchronise: bool) -> dict[str, Tensor]:
@@ -177,19 +178,15 @@ class DiversityRegularizer:
         """J (or None) and P of one layer, over all processes if `synchronise`."""
         count, units = rows.shape
         # A part with weight 0 is logged, and must not cost a gradient
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.activation_weight > 0):
-            parts = [norm_statistic(rows)]
+        parts = [norm_statistic(rows if self.config.activation_weight > 0 else rows.detach())]
         if self.measure is not None and gamma is not None:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.diversity_weight > 0):
-                # A process without samples takes part with weight 0
-                some = rows if count else torch.cat([rows, rows.new_zeros(1, units)])
-                parts.append(self.measure.statistic(some, gamma))
+            some = rows if self.config.diversity_weight > 0 else rows.detach()
+            if count == 0:  # a process without samples takes part with weight 0
+                some = torch.cat([some, some.new_zeros(1, units)])
+            parts.append(self.measure.statistic(some, gamma))
         if synchronise:
             parts = list(mean_over_samples(parts, count))
-        if self.measure is None:
-            return None, parts[0]
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.diversity_weight > 0):
-            return self.measure.value(parts[1], units), parts[0]
+        return None if self.measure is None else self.measure.value(parts[1], units), parts[0]
 
     def current_gamma(self, name: str, step: int) -> Tensor | float | None:
         """A layer's gamma outside training: the number, the running estimate, or None before there is one."""
@@ -208,7 +205,8 @@ class DiversityRegularizer:
 def norm_statistic(rows: Tensor) -> Tensor:
     """P = (1/N) sum_i ||a_i||^2 in float32 at least; 0 with a gradient path for no rows at all."""
     wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
-    return wide.pow(2).sum() / max(rows.shape[0], 1)
+    # Norms of rows first: squares of all activations would be written to memory and read again
+    return torch.linalg.vector_norm(wide, dim=1).square().sum() / max(rows.shape[0], 1)
 
 
 def check_rows(name: str, rows: Tensor, alone: bool = True) -> None:

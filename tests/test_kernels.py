@@ -9,6 +9,7 @@ import torch
 
 from hf_diversity import kernels
 from hf_diversity.kernels import cells, dispatch, fourier, tiles
+from hf_diversity.kernels.sine import sine_cosine
 
 
 def by_tiles(a, gamma, gradient):
@@ -18,7 +19,7 @@ def by_tiles(a, gamma, gradient):
 def by_fourier(a, gamma, gradient):
     low, high = a.amin(1), a.amax(1)
     terms = int(fourier.terms_needed((high - low) * math.sqrt(gamma)).max())
-    return fourier.pair_sum_fourier(a, low, high, math.sqrt(gamma), terms, gradient)
+    return fourier.pair_sum_fourier(a, low, high, math.sqrt(gamma), terms, gradient).sum()
 
 
 def by_sorting(a, gamma, gradient):
@@ -63,14 +64,49 @@ def test_sorting_by_integer_keys_is_sorting():
 
 
 @pytest.mark.parametrize("terms", [1, 2, 3, 6, 16, 17, 45, 110, 333])
-def test_a_split_covers_every_term_once(terms):
+def test_tables_hold_every_term_and_its_gradient(terms):
     split = fourier.split_terms(terms, torch.float64)
-    giant, baby = split.giant, split.baby
-    covered = list(range(baby + 1))
-    for q in range(1, giant + 1):
-        covered += split.below[giant + q, baby + 1 :].tolist() + split.above[giant + q, baby:].tolist()
-    assert sorted(covered) == list(range(max(covered) + 1)) and max(covered) >= terms
+    giant, baby, k = split.giant, split.baby, split.terms.numpy()
+    assert k.tolist() == list(range(len(k))) and k[-1] >= terms
     assert 2 * (giant + baby) <= 4 * math.sqrt(terms) + 4  # waves: the point of the split
+
+    x = np.random.default_rng(0).uniform(-3, 3, 5)
+    stride = 2 * baby + 1
+    giants = np.stack([np.cos(q * stride * x) if q <= 0 else np.sin(q * stride * x) for q in range(-giant, giant + 1)])
+    babies = np.stack([np.cos(r * x) if r <= 0 else np.sin(r * x) for r in range(-baby, baby + 1)])
+    products = torch.from_numpy(giants @ babies.T)
+    one_term_each = torch.eye(len(k), dtype=torch.float64)
+    same, opposite = fourier.quadratic_form(one_term_each, split)
+    form = (products * (same * products + opposite * products.flip(0, 1))).sum((1, 2)) / 2
+    waves = np.exp(1j * np.outer(k, x))
+    total = waves.sum(1)
+    weight = np.where(k == 0, 0.5, 1.0)  # c_0 is given as twice its value
+    np.testing.assert_allclose(form, weight * np.abs(total) ** 2, atol=1e-11)
+
+    first, second = fourier.slope_weights(one_term_each, split)
+    slopes = (first * products.flip(0) + second * products.flip(1)).numpy()
+    gradient = np.einsum("kqr,qn,rn->kn", slopes, giants, babies)
+    expected = 2 * np.real(np.conj(total)[:, None] * 1j * k[:, None] * waves)
+    np.testing.assert_allclose(gradient, expected, atol=1e-9 * len(k))
+
+
+def test_a_second_backward_pass_gives_the_same_gradient():
+    a = torch.randn(6, 50, requires_grad=True)
+    total = kernels.pair_sum(a, 0.7)
+    [first] = torch.autograd.grad(3 * total, a, retain_graph=True)
+    first = first.clone()
+    [second] = torch.autograd.grad(2 * total, a)
+    np.testing.assert_allclose(second, first * 2 / 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sine_and_cosine(dtype):
+    angle = torch.linspace(-math.pi / 2, math.pi / 2, 20001, dtype=dtype)
+    square, sine, cosine = torch.empty(3, len(angle), dtype=dtype)
+    sine_cosine(angle, square, sine, cosine)
+    precise = 2e-7 if dtype == torch.float32 else 1e-15
+    np.testing.assert_allclose(sine, np.sin(angle.double()), rtol=precise)
+    np.testing.assert_allclose(cosine, np.cos(angle.double()), atol=precise)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +125,9 @@ def test_the_rule_picks_the_kernel_by_cost(activations, expected, monkeypatch):
     for name in ("tiles", "fourier", "sorted"):
         original = getattr(dispatch, f"pair_sum_{name}")
         monkeypatch.setattr(
-            dispatch, f"pair_sum_{name}", lambda *args, n=name, f=original: (used.append(n), f(*args))[1]
+            dispatch,
+            f"pair_sum_{name}",
+            lambda *args, n=name, f=original, **kwargs: (used.append(n), f(*args, **kwargs))[1],
         )
     dispatch.pair_sum_value(activations, 1.0, True)
     assert used == [expected]
@@ -100,9 +138,9 @@ def test_one_outlier_does_not_tax_the_other_rows():
     a[3, 5] = 1e4
     terms = fourier.terms_needed(a.amax(1) - a.amin(1))
     buckets = dispatch._buckets(terms, 160.0, 256)
-    assert [number for _, number in buckets][0] is None and buckets[0][0].tolist() == [3]
+    assert [members.tolist() for members, number in buckets if number is None] == [[3]]
     assert sorted(torch.cat([members for members, _ in buckets]).tolist()) == list(range(512))
-    assert all(terms[members].max() <= number < 40 for members, number in buckets[1:])
+    assert all(terms[members].max() <= number < 40 for members, number in buckets if number is not None)
 
 
 @pytest.mark.parametrize("name", ["pair_sum", "similarity", "similarity_gradient"])

@@ -105,22 +105,37 @@ class _FirstOrderOnly(torch.autograd.Function):
 
 
 class _PairSum(torch.autograd.Function):
+    """The gradient is computed in the forward pass, and scaled in place by the first backward pass.
+
+    A copy of it would take new memory from the system, which costs some 5 % of the whole. A second backward pass
+    through the same graph computes it anew.
+    """
+
     @staticmethod
     def forward(ctx, activations: Tensor, gamma: Tensor | float, with_gradient: bool) -> Tensor:
+        ctx.gamma = gamma
         if torch.compiler.is_compiling():
             value, gradient = torch.ops.hf_diversity.pair_sum(activations, _as_tensor(gamma), with_gradient)
+            ctx.save_for_backward(activations, gradient)
         else:
-            value, gradient = _pair_sum(activations, gamma, with_gradient)
-        ctx.save_for_backward(activations, gradient)
+            value, ctx.gradient = _pair_sum(activations, gamma, with_gradient)
+            ctx.save_for_backward(activations)
         return value
 
     @staticmethod
     def backward(ctx, upstream: Tensor):
-        activations, gradient = ctx.saved_tensors
-        if torch.is_grad_enabled() and activations.requires_grad and not torch.compiler.is_compiling():
+        # The scale comes last: 1 / (D (D - 1)), which may come from above, is next to nothing in float16
+        if torch.compiler.is_compiling():
+            activations, gradient = ctx.saved_tensors
+            return (gradient * upstream).to(activations.dtype), None, None
+        (activations,) = ctx.saved_tensors
+        gradient, ctx.gradient = ctx.gradient, None
+        if gradient is None:
+            _, gradient = _pair_sum(activations, ctx.gamma, True)
+        gradient = gradient.mul_(upstream.detach())
+        if torch.is_grad_enabled() and activations.requires_grad:
             gradient = _FirstOrderOnly.apply(gradient, activations)
-        # Only now: 1 / (D (D - 1)), which may come from above, is next to nothing in float16
-        return (gradient * upstream).to(activations.dtype), None, None
+        return gradient.to(activations.dtype), None, None
 
 
 class _Similarity(torch.autograd.Function):

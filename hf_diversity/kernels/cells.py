@@ -22,7 +22,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from .fourier import CHUNK, Split, Waves, series_weights, slopes_of, split_terms, tolerance
+from .fourier import CHUNK, Split, Waves, coefficients, quadratic_form, slope_weights, split_terms, tolerance
 from .tiles import LOG2_E
 
 _PERIOD = 3  # in cells: a cell, its neighbour, and one of distance to the next image
@@ -159,9 +159,10 @@ def _cells(ordered: Tensor, cells: _Cells, root: float, gradient: Tensor | None)
     delta = tolerance(dtype)
     split = split_terms(math.ceil(_PERIOD * delta * delta / math.pi), dtype)
     tau = 2 * math.pi / (_PERIOD * delta)
-    same, opposite = series_weights(torch.tensor([tau], dtype=dtype), split)
+    weights = coefficients(torch.tensor([tau], dtype=dtype), split)
+    same, opposite = quadratic_form(weights, split)
 
-    products = ordered.new_empty((len(cells.starts), *split.above.shape))
+    products = ordered.new_empty((len(cells.starts), *same.shape[1:]))
     groups = [_Group(members, cells, split) for members in _similar_sizes(cells.counts)]
     for group in groups:
         products[group.members] = torch.bmm(group.waves.giant, group.waves.baby_columns)
@@ -171,14 +172,15 @@ def _cells(ordered: Tensor, cells: _Cells, root: float, gradient: Tensor | None)
     near = products.clone()
     near[:-1] += products[1:] * cells.linked[:, None, None]
     near[1:] += products[:-1] * cells.linked[:, None, None]
-    table_gradient = (near * same).addcmul_(near.flip(1, 2), opposite)
     if gradient is not None:
-        slopes = slopes_of(table_gradient, split).mul_(tau * root)
+        first, second = slope_weights(weights, split)
+        slopes = (near.flip(1) * first).addcmul_(near.flip(2), second).mul_(tau * root)
         flat = ordered.new_zeros(ordered.numel() + 1)  # padding is written behind the end
         for group in groups:
             flat[group.index] = group.waves.pull(slopes[group.members], out=group.waves.real)
         gradient.copy_(flat[:-1].view_as(gradient))
     # Cell by cell in float64: sums of a million numbers of one sign lose digits in float32.
+    table_gradient = (near * same).addcmul_(near.flip(1, 2), opposite)
     return ((products * table_gradient).sum((1, 2)).double() / 2 - cells.counts).sum()
 
 
@@ -195,7 +197,8 @@ class _Group:
         self.index = torch.where(present, cells.starts[members, None] + offsets, beyond)
         shape = (len(members), len(offsets))
         self.waves = Waves(split, *shape, cells.angle.new_empty(Waves.numbers(split, *shape)))
-        self.waves.fill(cells.angle.take(self.index.clamp(max=beyond - 1)))
+        torch.mul(cells.angle.take(self.index.clamp(max=beyond - 1)), 0.5, out=self.waves.real)
+        self.waves.fill()
         self.waves.giant.mul_(present[:, None])  # padding: one factor 0 is enough
 
 

@@ -4,9 +4,9 @@ Costs in ns per element (value and gradient, float32, one thread of an AVX-512 s
 their ratios matter. D units, K terms of a row's Fourier series (`fourier.terms_needed`, about 1.3 (sqrt(gamma) range +
 4)):
 
-    tiles    1.1 min(D, (D + 128) / 2)           every pair once, both halves of the diagonal tiles of 128 units
-    fourier  10 + 0.36 K + (300 + 110 K) / D     waves and products; per row, the table of some 3 K products
-    sorted   140                                 whatever the range; rows with outliers or heavy tails
+    tiles    1.1 min(D, (D + 128) / 2)            every pair once, both halves of the diagonal tiles of 128 units
+    fourier  7.3 + 0.31 K + (200 + 60 K) / D      waves and products; per row, the table of some 3 K products
+    sorted   140                                  whatever the range; rows with outliers or heavy tails
 
 The smallest wins, for each row by itself. So layers of up to some 32 units go to tiles, usual rows to Fourier, and
 rows of more than about 300 terms to sorting; K must be known on the host, hence CPU tensors only. Elsewhere nothing
@@ -23,14 +23,16 @@ from torch import Tensor
 
 from .backend import triton_serves
 from .cells import pair_sum_sorted
-from .fourier import CHUNK, pair_sum_fourier, terms_needed
+from .fourier import cheapest_steps, pair_sum_fourier, terms_needed
 from .tiles import pair_sum_tiles
 
 _SORTED_COST = 140.0
 _FEWEST_TERMS = 6  # of a row of equal units
-# Rows share the number of terms of their widest. Another bucket costs 3 ns per element (its rows are gathered and
-# scattered), which pays where rows need a quarter and 8 terms less.
-_BUCKET_SHARE, _BUCKET_TERMS = 0.75, 8
+# Rows share the number of terms of their widest. Another bucket costs its small operations, whatever its size, and
+# where no bucket has nearly all rows, gathering and scattering every row.
+_BUCKET_COST = 150_000.0  # ns
+_GATHER_COST = 0.8  # ns per element
+_NEARLY_ALL = 0.9  # of the rows: then they are computed in place, and the few others a second time
 
 
 def pair_sum_value(activations: Tensor, gamma: Tensor | float, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
@@ -45,7 +47,7 @@ def pair_sum_value(activations: Tensor, gamma: Tensor | float, with_gradient: bo
         0-dim value; (N, D) gradient or None.
     """
     rows, units = activations.shape
-    gradient = None
+    gradient, share = None, 1 / rows
     if with_gradient:
         gradient = torch.empty_like(activations, memory_format=torch.contiguous_format)
     if triton_serves(activations):
@@ -53,11 +55,12 @@ def pair_sum_value(activations: Tensor, gamma: Tensor | float, with_gradient: bo
 
         total = pair_sum_triton(activations, gamma, gradient)
     elif activations.device.type == "cpu":
-        total = _pair_sum_cpu(activations, float(gamma), gradient)
+        total = _pair_sum_cpu(activations, float(gamma), gradient, share)
+        share = 1.0
     else:
         total = pair_sum_tiles(activations, gamma, gradient)
-    if gradient is not None:
-        gradient /= rows
+    if gradient is not None and share != 1.0:
+        gradient *= share
     # The series may leave [0, D (D - 1)] by its error bound.
     return (total / rows).clamp(0, units * (units - 1)).to(activations.dtype), gradient
 
@@ -66,50 +69,60 @@ def _tiles_cost(units: int) -> float:
     return 1.1 * min(units, (units + 128) / 2)
 
 
-def _fourier_cost(terms: float, units: int) -> float:
-    return 10 + 0.36 * terms + (300 + 110 * terms) / units
-
-
 def _most_terms(units: int) -> float:
     """The number of terms from which on another kernel is cheaper."""
     other = min(_SORTED_COST, _tiles_cost(units))
-    return (other - 10 - 300 / units) / (0.36 + 110 / units)
+    return (other - 7.3 - 200 / units) / (0.31 + 60 / units)
 
 
-def _least_of_bucket(widest: float) -> float:
-    return min(_BUCKET_SHARE * widest, widest - _BUCKET_TERMS)
-
-
-def _pair_sum_cpu(activations: Tensor, gamma: float, gradient: Tensor | None) -> Tensor:
+def _pair_sum_cpu(activations: Tensor, gamma: float, gradient: Tensor | None, share: float) -> Tensor:
+    """The sum over all rows; its gradient times `share`."""
     units = activations.shape[1]
     most = _most_terms(units)
     if most < _FEWEST_TERMS:
-        return pair_sum_tiles(activations, gamma, gradient)
+        total = pair_sum_tiles(activations, gamma, gradient)
+        if gradient is not None:
+            gradient *= share
+        return total
     root = math.sqrt(gamma)
     low, high = activations.amin(1), activations.amax(1)
     terms = terms_needed((high - low) * root)
-    fewest, widest = float(terms.min()), float(terms.max())
+    widest = float(terms.max())
     if not math.isfinite(widest):  # NaN or infinite activations: the caller sees NaN
         if gradient is not None:
             gradient.fill_(math.nan)
         return torch.tensor(math.nan, dtype=torch.float64)
-    if widest <= most and (fewest >= _least_of_bucket(widest) or activations.numel() <= CHUNK // 2):
-        return pair_sum_fourier(activations, low, high, root, int(widest), gradient)
-
+    if widest <= most and _worth_a_bucket(int(widest), _FEWEST_TERMS, activations.numel()) <= 0:
+        return pair_sum_fourier(activations, low, high, root, int(widest), gradient, share=share).sum()
     total = torch.zeros((), dtype=torch.float64)
     for members, number in _buckets(terms, most, units):
-        if number is not None:
-            total += pair_sum_fourier(activations, low, high, root, number, gradient, members)
-            continue
-        part = activations[members]
-        part_gradient = torch.empty_like(part) if gradient is not None else None
-        if _SORTED_COST < _tiles_cost(units):
-            total += pair_sum_sorted(part, root, part_gradient)
+        if number is None:
+            total += _other_rows(activations, members, gamma, gradient, share)
+        elif len(members) >= _NEARLY_ALL * len(activations):
+            # The largest bucket comes first: what it writes for the rows of others is overwritten by them
+            sums = pair_sum_fourier(activations, low, high, root, number, gradient, share=share)
+            total += sums[members].sum()
         else:
-            total += pair_sum_tiles(part, gamma, part_gradient)
-        if gradient is not None and part_gradient is not None:
-            gradient[members] = part_gradient
+            total += pair_sum_fourier(activations, low, high, root, number, gradient, members, share).sum()
     return total
+
+
+def _other_rows(activations: Tensor, members: Tensor, gamma: float, gradient: Tensor | None, share: float) -> Tensor:
+    """Rows that would need too many terms."""
+    part = activations[members]
+    part_gradient = torch.empty_like(part) if gradient is not None else None
+    if _SORTED_COST < _tiles_cost(activations.shape[1]):
+        total = pair_sum_sorted(part, math.sqrt(gamma), part_gradient)
+    else:
+        total = pair_sum_tiles(part, gamma, part_gradient)
+    if gradient is not None and part_gradient is not None:
+        gradient[members] = part_gradient.mul_(share)
+    return total
+
+
+def _worth_a_bucket(upper: int, number: int, elements: int) -> float:
+    """Nanoseconds saved if `elements` have a bucket of their own, of `number` instead of `upper` terms."""
+    return (cheapest_steps(upper).cost - cheapest_steps(number).cost) * elements - _BUCKET_COST
 
 
 def _buckets(terms: Tensor, most: float, units: int) -> list[tuple[Tensor, int | None]]:
@@ -121,18 +134,24 @@ def _buckets(terms: Tensor, most: float, units: int) -> list[tuple[Tensor, int |
         units: D, the length of a row.
 
     Returns:
-        Row numbers and their number of terms, None for the rows beyond `most`.
+        Row numbers and their number of terms, None for the rows beyond `most`; the bucket of most rows first.
     """
-    ordered, order = terms.sort(descending=True)
-    numbers = ordered.tolist()
-    first = sum(number > most for number in numbers)
-    buckets: list[tuple[Tensor, int | None]] = [(order[:first], None)] if first else []
-    while first < len(numbers):
-        last = first + 1
-        while last < len(numbers) and (
-            numbers[last] >= _least_of_bucket(numbers[first]) or (last - first) * units < CHUNK // 2
-        ):
-            last += 1
-        buckets.append((order[first:last], int(numbers[first])))
-        first = last
-    return buckets
+    beyond = int(most) + 1
+    needed = terms.clamp(max=beyond).long()
+    # Rows that need each number of terms, the widest first
+    levels = [(number, rows) for number, rows in enumerate(needed.bincount().tolist()) if rows][::-1]
+    buckets: list[tuple[Tensor, int | None]] = []
+    remaining = len(terms)
+    if levels[0][0] == beyond:
+        buckets.append(((needed == beyond).nonzero().flatten(), None))
+        remaining -= levels.pop(0)[1]
+    upper = levels[0][0] if levels else 0
+    for number, rows in levels:
+        gather = 0.0 if remaining >= _NEARLY_ALL * len(terms) else _GATHER_COST * remaining * units
+        if _worth_a_bucket(upper, number, remaining * units) > gather:
+            buckets.append((((needed > number) & (needed <= upper)).nonzero().flatten(), upper))
+            upper = number
+        remaining -= rows
+    if levels:
+        buckets.append(((needed <= upper).nonzero().flatten(), upper))
+    return sorted(buckets, key=lambda bucket: len(bucket[0]), reverse=True)

@@ -21,6 +21,7 @@ speed of a matrix product.
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import threading
@@ -28,6 +29,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from .sine import sine_cosine
 
 # Elements of a chunk of rows. One wave of a chunk is 128 kB in float32 and the usual 20 waves stay within the caches;
 # fewer elements pay more Python calls, more of them more memory traffic (measured: 2^14 is 10 % slower, 2^16 2 %
@@ -44,7 +47,7 @@ def tolerance(dtype: torch.dtype) -> float:
 
 
 class Split(NamedTuple):
-    """How the terms k = 0..K are divided, with the index tables that follow from it.
+    """How the terms k = 0..K are divided, with the matrices that follow from it.
 
     Tables have rows q = -g..g and columns r = -b..b. Entry q < 0 of a giant axis stands for cos(|q| M x), q = 0 for 1,
     q > 0 for sin(q M x), M = 2 b + 1; likewise r on the baby axis. So reversing an axis exchanges sine and cosine.
@@ -52,71 +55,109 @@ class Split(NamedTuple):
 
     giant: int
     baby: int
-    above: Tensor  # (2g+1, 2b+1) |q| M + |r|
-    below: Tensor  # (2g+1, 2b+1) |(|q| M - |r|)|
-    sign: Tensor  # (2g+1, 2b+1) sign(q) sign(r)
-    giant_slope: Tensor  # (2g+1, 1) -sign(q) |q| M
-    baby_slope: Tensor  # (2b+1,) -sign(r) |r|
+    terms: Tensor  # (g M + b + 1,) k = 0.. as far as the steps reach
+    form: Tensor  # (len(terms), 2 tables): from c_k to the tables of `quadratic_form`
+    slopes: Tensor  # (len(terms), 2 tables): from c_k to the tables of `slope_weights`
 
 
-@functools.lru_cache(maxsize=256)
-def split_terms(terms: int, dtype: torch.dtype) -> Split:
-    """Choose giant and baby steps that reach k = `terms`, by the cheapest count of waves and products.
+class Steps(NamedTuple):
+    """Giant and baby steps that reach a number of terms, and what they cost in ns per element."""
 
-    Fitted to measured ns per element: 1.6 for the cosine and sine of a multiple, 0.6 more for a giant one (its share
-    of the last reduction), 0.09 for each entry of the table of products.
+    cost: float
+    giant: int
+    baby: int
+
+
+@functools.lru_cache(maxsize=1024)
+def cheapest_steps(terms: int) -> Steps:
+    """Choose giant and baby steps that reach k = `terms`.
+
+    Fitted to measured ns per element (N = 512, D = 1024): 4.7 for the first waves, 1.1 for a baby multiple, 1.6 for a
+    giant one (it takes part in the pull), 0.08 for each entry of the table of products.
     """
-    best = None
+    choices = []
     for giant in range(1, terms + 1):
         baby = max(1, math.ceil((terms - giant) / (2 * giant + 1)))
-        cost = 2.2 * giant + 1.6 * baby + 0.09 * (2 * giant + 1) * (2 * baby + 1)
-        if best is None or cost < best[0]:
-            best = (cost, giant, baby)
+        cost = 4.7 + 1.6 * giant + 1.1 * baby + 0.08 * (2 * giant + 1) * (2 * baby + 1)
+        choices.append(Steps(cost, giant, baby))
         if baby == 1:
             break
-    assert best is not None  # terms >= 1
-    _, giant, baby = best
+    return min(choices)
+
+
+def split_terms(terms: int, dtype: torch.dtype) -> Split:
+    """Divide the terms k = 0..`terms`, and those that the same steps reach beyond, by `cheapest_steps`."""
+    steps = cheapest_steps(terms)
+    return _split(steps.giant, steps.baby, dtype)
+
+
+@functools.lru_cache(maxsize=16)  # the matrices of 400 terms take 12 MB, those of the usual 15 terms 10 kB
+def _split(giant: int, baby: int, dtype: torch.dtype) -> Split:
     stride = 2 * baby + 1
     q, r = torch.arange(-giant, giant + 1)[:, None], torch.arange(-baby, baby + 1)
+    above, below = q.abs() * stride + r.abs(), (q.abs() * stride - r.abs()).abs()
+    k = torch.arange(giant * stride + baby + 1)
+    is_above, is_below = ((table == k[:, None, None]).double() for table in (above, below))
+    # On the axes q = 0 or r = 0 both wave numbers are the same term, which counts once, and c_0 counts half
+    same = (is_above + is_below) * torch.where(q * r != 0, 2.0, torch.where(q + r != 0, 1.0, 0.5))
+    opposite = (is_below - is_above) * 2 * (q * r).sign()
+    giant_slope, baby_slope = -q * stride, -r
+    first = giant_slope * same - baby_slope * opposite
+    second = baby_slope * same - giant_slope * opposite
     return Split(
         giant=giant,
         baby=baby,
-        above=q.abs() * stride + r.abs(),
-        below=(q.abs() * stride - r.abs()).abs(),
-        sign=(q.sign() * r.sign()).to(dtype),
-        giant_slope=(-q * stride).to(dtype),
-        baby_slope=(-r).to(dtype),
+        terms=k.to(dtype),
+        form=torch.cat([same.flatten(1), opposite.flatten(1)], 1).to(dtype),
+        slopes=torch.cat([first.flatten(1), second.flatten(1)], 1).to(dtype),
     )
 
 
-def series_weights(tau: Tensor, split: Split) -> tuple[Tensor, Tensor]:
-    """Weights of the quadratic form sum_k c_k |F_k|^2 in the table of products P of `Waves.products`.
+def coefficients(tau: Tensor, split: Split) -> Tensor:
+    """c_k of every row, (n, terms), with c_0 twice its value: all have one formula then."""
+    k_tau = torch.outer(tau, split.terms)
+    return torch.mul(k_tau, k_tau).mul_(-0.25).exp_().mul_((tau / math.sqrt(math.pi))[:, None])
+
+
+def quadratic_form(coefficients: Tensor, split: Split) -> tuple[Tensor, Tensor]:
+    """The quadratic form sum_k c_k |F_k|^2 in the table of products P of `Waves.products`.
 
     With q, r > 0, A = P[cos, cos], B = P[sin, sin], C = P[sin, cos], D = P[cos, sin]: F_{qM+r} = (A - B) + i (C + D)
     and F_{qM-r} = (A + B) + i (C - D). The gradient of c+ |F_{qM+r}|^2 + c- |F_{qM-r}|^2 is therefore
 
         2 (c+ + c-) (A, B, C, D) + 2 (c- - c+) (B, A, -D, -C),
 
-    and the second bracket is the table reversed along both axes, with the sign sign(q) sign(r). On the axes q = 0 or r
-    = 0 both wave numbers are the same term, which counts once.
-
-    Args:
-        tau: (n,) spacing of the wave numbers.
-        split: the division of the terms.
+    and the second bracket is the table reversed along both axes, with the sign sign(q) sign(r).
 
     Returns:
-        Two tensors (n, 2g+1, 2b+1), `same` and `opposite`: the gradient is same * P + opposite * P.flip(1, 2).
+        Two tensors (n, 2g+1, 2b+1), `same` and `opposite`: the gradient is H = same * P + opposite * P.flip(1, 2), and
+        the form itself P * H / 2, summed.
     """
-    terms = int(split.above[0, 0])
-    k = torch.arange(terms + 1, dtype=tau.dtype)
-    coefficients = (k * (0.5 * tau[:, None])).square_().neg_().exp_().mul_(tau[:, None] / math.sqrt(math.pi))
-    coefficients[:, 0] *= 0.5
-    above, below = coefficients[:, split.above], coefficients[:, split.below]
-    same = (above + below).mul_(2)
-    same[:, split.giant] *= 0.5
-    same[:, :, split.baby] *= 0.5
-    same[:, split.giant, split.baby] = 2 * coefficients[:, 0]
-    return same, (below - above).mul_(2 * split.sign)
+    return _tables(coefficients @ split.form, split)
+
+
+def slope_weights(coefficients: Tensor, split: Split) -> tuple[Tensor, Tensor]:
+    """What turns the table of products into the coefficients of dJ/dx_n in products of waves.
+
+    d cos(j x) = -j sin(j x) and d sin(j x) = j cos(j x): each derivative is the opposite wave of the same axis, so the
+    coefficient at the cosine comes from H (see `quadratic_form`) at the sine and the other way round, with the slopes
+    -q M and -r of table entry (q, r):
+
+        slopes = -q M * H.flip(1) - r * H.flip(2).
+
+    With `same` even and `opposite` odd along both axes, H written out and ordered by the flips of P, that is
+
+        slopes = (-q M * same + r * opposite) * P.flip(1) + (-r * same + q M * opposite) * P.flip(2).
+
+    Returns:
+        The two factors in brackets, (n, 2g+1, 2b+1).
+    """
+    return _tables(coefficients @ split.slopes, split)
+
+
+def _tables(pair: Tensor, split: Split) -> tuple[Tensor, Tensor]:
+    first, second = pair.view(len(pair), 2, 2 * split.giant + 1, 2 * split.baby + 1).unbind(1)
+    return first, second
 
 
 class Waves:
@@ -154,6 +195,8 @@ class Waves:
         self.baby_columns = self.baby.transpose(1, 2)
         self.giant_waves, self.baby_waves = self.giant.unbind(1), self.baby.unbind(1)
         self.real, self.imaginary = self.planes.unbind(0)
+        self.pairs = list(zip(self.pulls.unbind(1), self.giant_waves, strict=True))
+        self.pull_of_one, _ = self.pairs.pop(g)
         self.steps = []
         for waves, centre, count in ((self.baby_waves, b, b), (self.giant_waves, g, g)):
             steps = []
@@ -163,18 +206,21 @@ class Waves:
                 steps.append((low == high, [waves[centre + i] for i in (-low, low, -high, high, -k, k)]))
             self.steps.append(steps)
 
-    def shorten(self, rows: int) -> None:
-        """Keep the first `rows` rows, for the last chunk."""
-        self.giant, self.pulls, self.baby = self.giant[:rows], self.pulls[:rows], self.baby[:rows]
-        self.planes = self.planes[:, :rows]
-        self._views()
+    def first(self, rows: int) -> Waves:
+        """The first `rows` rows, for the last chunk."""
+        part = copy.copy(self)
+        part.giant, part.pulls, part.baby = self.giant[:rows], self.pulls[:rows], self.baby[:rows]
+        part.planes = self.planes[:, :rows]
+        part._views()
+        return part
 
-    def fill(self, angle: Tensor) -> None:
-        """Compute all waves of the angles (rows, units), which may lie in `real`."""
+    def fill(self) -> None:
+        """Compute all waves of the angles whose halves lie in `real`, between -pi/2 and pi/2."""
         g, b = self.split.giant, self.split.baby
         babies, giants = self.baby_waves, self.giant_waves
-        torch.cos(angle, out=babies[b - 1])
-        torch.sin(angle, out=babies[b + 1])
+        cosine, sine = babies[b - 1], babies[b + 1]
+        sine_cosine(self.real, self.imaginary, giants[0], giants[-1])
+        self._square(giants[-1], giants[0], cosine, sine)
         self._multiply_up(self.steps[0])
         # The giant step 2 b + 1: z^b z^b z.
         self._square(babies[0], babies[-1], self.real, self.imaginary)
@@ -200,25 +246,34 @@ class Waves:
     def pull(self, slopes: Tensor, out: Tensor) -> Tensor:
         """sum_qr slopes_qr giant_q(x_n) baby_r(x_n) for every element, (rows, units)."""
         torch.bmm(slopes, self.baby, out=self.pulls)
-        return torch.sum(self.pulls.mul_(self.giant), 1, out=out)
+        (pull, giant), *others = self.pairs
+        torch.addcmul(self.pull_of_one, pull, giant, out=out)
+        for pull, giant in others:
+            out.addcmul_(pull, giant)
+        return out
 
 
 _scratch = threading.local()
 _SCRATCH_MOST = 2**21  # numbers kept: 8 MB in float32, splits of up to some 200 terms
 
 
-def _memory(numbers: int, dtype: torch.dtype) -> Tensor:
-    """Memory for the waves of one call, kept from call to call in each thread.
+def _waves(split: Split, rows: int, units: int, dtype: torch.dtype) -> Waves:
+    """Buffers for one call, kept from call to call in each thread.
 
-    Taking new pages from the system costs as much as a third of the work on a small layer.
+    Taking new pages from the system costs as much as a third of the work on a small layer, and laying out the views a
+    tenth.
     """
+    numbers = Waves.numbers(split, rows, units)
     if numbers > _SCRATCH_MOST:
-        return torch.empty(numbers, dtype=dtype)
-    kept = getattr(_scratch, str(dtype), None)
-    if kept is None or kept.numel() < numbers:
-        kept = torch.empty(numbers, dtype=dtype)
-        setattr(_scratch, str(dtype), kept)
-    return kept
+        return Waves(split, rows, units, torch.empty(numbers, dtype=dtype))
+    memory, waves = getattr(_scratch, str(dtype), (None, None))
+    if waves is not None and waves.split is split and (waves.rows, waves.units) == (rows, units):
+        return waves
+    if memory is None or memory.numel() < numbers:
+        memory = torch.empty(numbers, dtype=dtype)
+    waves = Waves(split, rows, units, memory)
+    setattr(_scratch, str(dtype), (memory, waves))
+    return waves
 
 
 def release_memory() -> None:
@@ -230,16 +285,6 @@ def _multiply(a: Tensor, b: Tensor, c: Tensor, d: Tensor, real: Tensor, imaginar
     """(a + i b) (c + i d), elementwise."""
     torch.mul(a, c, out=real).addcmul_(b, d, value=-1)
     torch.mul(a, d, out=imaginary).addcmul_(b, c)
-
-
-def slopes_of(table_gradient: Tensor, split: Split) -> Tensor:
-    """Turn the gradient H with respect to the products into coefficients of dJ/dx_n in products of waves.
-
-    d cos(j x) = -j sin(j x) and d sin(j x) = j cos(j x): each derivative is the opposite wave of the same axis, so the
-    coefficient of the cosine comes from H at the sine and the other way round.
-    """
-    slopes = table_gradient.flip(1).mul_(split.giant_slope)
-    return slopes.addcmul_(table_gradient.flip(2), split.baby_slope)
 
 
 def terms_needed(span: Tensor) -> Tensor:
@@ -256,6 +301,7 @@ def pair_sum_fourier(
     terms: int,
     gradient: Tensor | None,
     members: Tensor | None = None,
+    share: float = 1.0,
 ) -> Tensor:
     """Sum of similarities over samples and ordered pairs of different units, by the Fourier series.
 
@@ -265,43 +311,54 @@ def pair_sum_fourier(
         high: (N,) maximum of each row.
         root: sqrt(gamma).
         terms: K, at least `terms_needed` of every row.
-        gradient: (N, D) to receive the gradient of the sum, or None.
+        gradient: (N, D) to receive the gradient of the sum times `share`, or None.
         members: numbers of the rows to take; None for all. The gradient of other rows is left as it is.
+        share: a factor of the gradient, which costs nothing here and a pass over all activations afterwards.
 
     Returns:
-        The sum over those rows and n != m, 0-dim float64, not divided by N.
+        The sum over n != m of each of those rows, float64, not divided by N.
     """
     if members is not None:
         low, high = low[members], high[members]
     count, units = len(low), activations.shape[1]
     split = split_terms(terms, activations.dtype)
     tau = (2 * math.pi) / ((high - low) * root + tolerance(activations.dtype))
-    same, opposite = series_weights(tau, split)
+    weights = coefficients(tau, split)
+    same, opposite = quadratic_form(weights, split)
     scale = (tau * root)[:, None]
-    # The difference to the middle of the row is exact where it matters (an offset cancels without rounding) and is
-    # scaled afterwards; the series itself depends on differences only, so any reference does.
-    middle = (low + (high - low) / 2)[:, None]
     rows = max(1, min(count, CHUNK // units))
-    waves = Waves(split, rows, units, _memory(Waves.numbers(split, rows, units), activations.dtype))
-    products, slopes = torch.empty_like(same), same  # `same` is read for the last time where its slice is overwritten
-    for start in range(0, count, rows):
-        chunk = slice(start, min(start + rows, count))
-        if chunk.stop - start < rows:
-            waves.shorten(chunk.stop - start)
+    waves = _waves(split, rows, units, activations.dtype)
+    products = activations.new_empty(same.shape)
+    # A view costs as much as a small operation: those of all chunks are made at once
+    chunks = zip(
+        # The difference to the middle of the row is exact where it matters (an offset cancels without rounding) and is
+        # scaled afterwards; the series itself depends on differences only, so any reference does.
+        (low + (high - low) / 2)[:, None].split(rows),
+        (scale / 2).split(rows),
+        products.split(rows),
+        (activations if members is None else members).split(rows),
+        strict=True,
+    )
+    if gradient is not None:
+        firsts, seconds = (t.split(rows) for t in slope_weights(weights.mul_(scale * share), split))
+        gradients = gradient.split(rows) if members is None else None
+    for number, (middle, half_scale, table, chunk) in enumerate(chunks):
+        if len(chunk) < rows:
+            waves = waves.first(len(chunk))
         if members is None:
-            torch.sub(activations[chunk], middle[chunk], out=waves.real)
+            torch.sub(chunk, middle, out=waves.real)
         else:
-            torch.index_select(activations, 0, members[chunk], out=waves.real).sub_(middle[chunk])
-        waves.fill(waves.real.mul_(scale[chunk]))
-        table = waves.products(out=products[chunk])
-        table_gradient = torch.mul(table, same[chunk], out=slopes[chunk]).addcmul_(table.flip(1, 2), opposite[chunk])
+            torch.index_select(activations, 0, chunk, out=waves.real).sub_(middle)
+        waves.real.mul_(half_scale)
+        waves.fill()
+        waves.products(out=table)
         if gradient is None:
             continue
-        chunk_slopes = slopes_of(table_gradient, split).mul_(scale[chunk, :, None])
-        if members is None:
-            waves.pull(chunk_slopes, out=gradient[chunk])
+        slopes = table.flip(1).mul_(firsts[number]).addcmul_(table.flip(2), seconds[number])
+        if gradients is not None:
+            waves.pull(slopes, out=gradients[number])
         else:
-            gradient.index_copy_(0, members[chunk], waves.pull(chunk_slopes, out=waves.real))
-    # A quadratic form is half of the scalar product of its gradient with its argument. n = m contributes exactly 1
-    # each. Row by row in float64: sums of a million numbers of one sign lose digits in float32.
-    return (products.mul_(slopes).sum((1, 2)).double() / 2 - units).sum()
+            gradient.index_copy_(0, chunk, waves.pull(slopes, out=waves.real))
+    form = opposite.mul_(products.flip(1, 2)).addcmul_(products, same).mul_(products)
+    # n = m contributes exactly 1 each. Rows in float64: sums of a million numbers of one sign lose digits in float32.
+    return form.sum((1, 2)).double() / 2 - units
