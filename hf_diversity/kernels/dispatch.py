@@ -29,9 +29,9 @@ from .tiles import pair_sum_tiles
 _SORTED_COST = 140.0
 _FEWEST_TERMS = 6  # of a row of equal units
 # Rows share the number of terms of their widest. Another bucket costs its small operations, whatever its size, and
-# where no bucket has nearly all rows, gathering and scattering every row.
+# where no bucket has nearly all rows, every row must be gathered and scattered.
 _BUCKET_COST = 150_000.0  # ns
-_GATHER_COST = 0.8  # ns per element
+_GATHER_COST = 1.0  # ns per element of all rows
 _NEARLY_ALL = 0.9  # of the rows: then they are computed in place, and the few others a second time
 
 
@@ -147,7 +147,7 @@ def _buckets(terms: Tensor, most: float, units: int) -> list[tuple[Tensor, int |
         remaining -= levels.pop(0)[1]
     upper = levels[0][0] if levels else 0
     for number, rows in levels:
-        gather = 0.0 if remaining >= _NEARLY_ALL * len(terms) else _GATHER_COST * remaining * units
+        gather = 0.0 if remaining >= _NEARLY_ALL * len(terms) else _GATHER_COST * len(terms) * units
         if _worth_a_bucket(upper, number, remaining * units) > gather:
             buckets.append((((needed > number) & (needed <= upper)).nonzero().flatten(), upper))
             upper = number
