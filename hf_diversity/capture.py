@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from .replicas import merge_replicas
+
 
 @dataclass(frozen=True)
 class LayerTarget:
@@ -162,7 +164,7 @@ class ActivationCapture:
                     "activation with inplace=True, or a residual sum), so its own output is gone; name the layer that "
                     "overwrites it, or make that operation not in-place"
                 )
-            activations[target.name] = [c.tensor for c in captured]
+            activations[target.name] = merge_replicas([c.tensor for c in captured])
         return activations
 
     def _why_no_gradient(self, target: LayerTarget) -> str:

@@ -24,6 +24,7 @@ MEASURES = ("direct", "det", "logdet", "none")
 REDUCTIONS = ("mean", "sum")
 SAMPLES = ("auto", "positions", "pooled", "first")
 SYNCS = ("global", "local")
+ON_NONFINITE = ("raise", "skip")
 
 
 @dataclass
@@ -106,6 +107,13 @@ class DiversityConfig:
         default="global",
         metadata={"help": "Similarity over the batch of all processes ('global') or of each process ('local')."},
     )
+    on_nonfinite: Literal["raise", "skip"] = field(
+        default="raise",
+        metadata={
+            "help": "When the regulariser of a step is NaN or infinite: 'raise' stops with an error that names the "
+            "layer and the cause, 'skip' drops the whole optimiser step, with a warning and a count in the log."
+        },
+    )
     jitter: float = field(
         default=DEFAULT_JITTER,
         metadata={
@@ -135,7 +143,8 @@ class DiversityConfig:
             TypeError: a value has the wrong type.
         """
         for name, options in (
-            ("measure", MEASURES), ("reduction", REDUCTIONS), ("samples", SAMPLES), ("sync", SYNCS)
+            ("measure", MEASURES), ("reduction", REDUCTIONS), ("samples", SAMPLES), ("sync", SYNCS),
+            ("on_nonfinite", ON_NONFINITE),
         ):  # fmt: skip
             value = getattr(self, name)
             if value not in options:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -187,6 +187,16 @@ class DiversityRegularizer:
         if synchronise:
             parts = list(mean_over_samples(parts, count))
         return None if self.measure is None else self.measure.value(parts[1], units), parts[0]
+
+    @property
+    def wants_calibration(self) -> bool:
+        """Whether gamma of the first step should come from its whole accumulation window, see `calibrate`."""
+        return self.median_gamma is not None and not self.median_gamma.has_estimate
+
+    def calibrate(self, batches: Iterable[Mapping[str, Tensor]], step: int) -> None:
+        """Set gamma for the first step from the rows of all its micro-batches."""
+        if self.median_gamma is not None:
+            self.median_gamma.calibrate(batches, step, self.config.sync == "global" and world_size() > 1)
 
     def current_gamma(self, name: str, step: int) -> Tensor | float | None:
         """A layer's gamma outside training: the number, the running estimate, or None before there is one."""

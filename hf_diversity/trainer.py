@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import weakref
-from collections.abc import Sized
+from collections.abc import Iterator, Sized
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +21,9 @@ from .distributed import real_batch_size, world_size
 from .evaluation import DiversityMeter
 from .layers import check_output_layer, find_layers
 from .loss_scale import ignores_num_items, task_loss_is_normalised
-from .regularizer import DiversityRegularizer, RegularizerOutput
+from .nonfinite import StepGuard
+from .regularizer import DiversityRegularizer, NonFiniteRegularizerError, RegularizerOutput
+from .rehearsal import rehearsal
 from .samples import position_mask, rows_by_layer, subsample
 from .timm_models import is_raw_timm_model, wrap_timm_model
 from .training_log import TrainingLog
@@ -77,17 +79,17 @@ class DiversityMixin(_TrainerBase):
         self._meter: DiversityMeter | None = None
         self._unchecked: RegularizerOutput | None = None
         self._first_step = True
+        self._guard = StepGuard(skip=False)
         if args and is_raw_timm_model(args[0]):
             args = (wrap_timm_model(args[0]), *args[1:])
         elif is_raw_timm_model(kwargs.get("model")):
             kwargs["model"] = wrap_timm_model(kwargs["model"])
         super().__init__(*args, **kwargs)
         if self.diversity.is_active:
-            if self.args.n_gpu > 1:
+            if self.diversity.on_nonfinite == "skip" and self.is_deepspeed_enabled:
                 raise ValueError(
-                    f"{self.args.n_gpu} GPUs in one process (nn.DataParallel): the similarity of a batch cannot be "
-                    "taken over its replicas; start with `accelerate launch`, or show one GPU with "
-                    "CUDA_VISIBLE_DEVICES=0"
+                    'on_nonfinite is "skip": DeepSpeed takes its optimiser step by itself, and no step can be '
+                    'dropped; type on_nonfinite="raise"'
                 )
             self._capture_for(self.model)  # a layer that does not exist fails here, not after the data are loaded
 
@@ -115,19 +117,46 @@ class DiversityMixin(_TrainerBase):
         self._regularizer = DiversityRegularizer(self.diversity)
         self._training_log = TrainingLog()
         self._capture, self._unchecked, self._first_step = None, None, True
+        self._guard = StepGuard(skip=self.diversity.on_nonfinite == "skip")
         if self.diversity.is_active and resume_from_checkpoint is not None:
             self._load_diversity_state(resume_from_checkpoint)
         return super()._inner_training_loop(batch_size, args, resume_from_checkpoint, trial, ignore_keys_for_eval)
 
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """Get the micro-batches of a step; before the very first one, set gamma from all of them."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if len(batches) > 1 and self.diversity.is_active and self._regularizer.wants_calibration:
+            self._regularizer.calibrate(self._rehearse(batches, items), self.state.global_step)
+        return batches, items
+
+    def _rehearse(self, batches, items) -> Iterator[dict[str, torch.Tensor]]:
+        """The rows of each micro-batch as its training step will have them."""
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        capture = self._capture_for(model)
+        with rehearsal(model):
+            for batch in batches:
+                inputs = self._prepare_inputs(batch)
+                masks = self._masks(capture, inputs)
+                with capture.armed() as store, self.compute_loss_context_manager():
+                    super().compute_loss(model, inputs, num_items_in_batch=items)
+                yield self._drawn(self._rows(capture.take(store, training=False), capture, masks))
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         """Run the base class's step, then refuse a regulariser that is not finite before the optimiser sees it.
 
         The check comes after the backward pass, where Trainer reads the loss from the device anyway.
         """
-        loss = super().training_step(*args, **kwargs)
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        step = self.state.global_step
         unchecked, self._unchecked = self._unchecked, None
         if unchecked is not None:
-            unchecked.check_finite(self.state.global_step)
+            try:
+                unchecked.check_finite(step)
+            except NonFiniteRegularizerError as error:
+                self._guard.fault(error)
+        window_ends = self.accelerator.sync_gradients
+        if window_ends and self._guard.end_step(model, self.accelerator.scaler, self.args.device):
+            self._training_log.skip_step(step)
         return loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -139,7 +168,7 @@ class DiversityMixin(_TrainerBase):
             )
         capture = self._capture_for(model)
         # Masks and sizes are taken first: the base class may pop labels from the caller's dict
-        masks = {t.name: position_mask(inputs, t, self._is_encoder_decoder()) for t in capture.targets}
+        masks = self._masks(capture, inputs)
         batch_size = find_batch_size(inputs)
         with capture.armed() as store:
             result: Any = super().compute_loss(
@@ -151,12 +180,16 @@ class DiversityMixin(_TrainerBase):
             share = None if batch_size is None or real is None or real == batch_size else (real, batch_size)
             self._meter.update(rows_by_layer(activations, capture.targets, self.diversity.samples, masks, share))
             return result
-        rows = rows_by_layer(activations, capture.targets, self.diversity.samples, masks)
+        rows = self._rows(activations, capture, masks)
         task_loss = result[0] if return_outputs else result
         if self._first_step:
             self._check_first_step(capture, task_loss, rows, batch_size)
             self._warn_of_ignored_items(inputs, num_items_in_batch)
-        loss = self._add_penalty(task_loss, rows, task_loss_is_normalised(self, num_items_in_batch))
+        try:
+            loss = self._add_penalty(task_loss, self._drawn(rows), task_loss_is_normalised(self, num_items_in_batch))
+        except NonFiniteRegularizerError as error:
+            self._guard.fault(error)
+            loss = task_loss
         return (loss, result[1]) if return_outputs else loss
 
     def _add_penalty(self, task_loss: torch.Tensor, rows: dict[str, torch.Tensor], normalised: bool) -> torch.Tensor:
@@ -166,8 +199,6 @@ class DiversityMixin(_TrainerBase):
         window; then only the penalty still has to be divided.
         """
         step = self.state.global_step
-        seed = self._row_seed(step)
-        rows = {name: subsample(values, self.diversity.max_samples, seed) for name, values in rows.items()}
         output = self._regularizer(rows, step)
         self._unchecked = output
         steps = getattr(self, "current_gradient_accumulation_steps", self.args.gradient_accumulation_steps)
@@ -175,11 +206,18 @@ class DiversityMixin(_TrainerBase):
         # A new tensor: task_loss is the model's own outputs.loss, which callers may read
         return task_loss + output.penalty.to(task_loss.device) / (steps if normalised else 1)
 
-    def _row_seed(self, step: int) -> int:
-        """Draws other rows at every step and in every process, without the global random state."""
-        return (self.args.seed * 1_000_003 + step) * 4099 + self.args.process_index
-
     # ---- what a batch looks like
+
+    def _masks(self, capture, inputs):
+        return {t.name: position_mask(inputs, t, self._is_encoder_decoder()) for t in capture.targets}
+
+    def _rows(self, activations, capture, masks) -> dict[str, torch.Tensor]:
+        return rows_by_layer(activations, capture.targets, self.diversity.samples, masks)
+
+    def _drawn(self, rows: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """At most `max_samples` of them; others in every step and process, without the global random state."""
+        seed = (self.args.seed * 1_000_003 + self.state.global_step) * 4099 + self.args.process_index
+        return {name: subsample(values, self.diversity.max_samples, seed) for name, values in rows.items()}
 
     def _is_encoder_decoder(self) -> bool:
         return bool(getattr(getattr(self.model, "config", None), "is_encoder_decoder", False))
@@ -187,7 +225,8 @@ class DiversityMixin(_TrainerBase):
     def _check_first_step(self, capture, task_loss, rows, batch_size) -> None:
         """What only a forward pass can tell, before anything was trained."""
         self._first_step = False
-        if self.diversity.layers is None and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+        plain = not (self.is_fsdp_enabled or self.is_deepspeed_enabled or self.args.n_gpu > 1)
+        if self.diversity.layers is None and plain:
             model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
             check_output_layer(model, capture.targets[0], task_loss)
         examples = self._examples_if_one_is_left_over()
@@ -203,7 +242,7 @@ class DiversityMixin(_TrainerBase):
 
     def _warn_of_ignored_items(self, inputs, num_items_in_batch) -> None:
         """Say so where the task loss, and with it the relative strength of the regulariser, is not what it seems."""
-        parts = self.args.gradient_accumulation_steps * world_size()
+        parts = self.args.gradient_accumulation_steps * world_size() * max(self.args.n_gpu, 1)
         by_trainer = self.compute_loss_func is not None or self.label_smoother is not None
         if parts == 1 or by_trainer or not self.model_accepts_loss_kwargs or num_items_in_batch is None:
             return
@@ -245,6 +284,8 @@ class DiversityMixin(_TrainerBase):
         """Log as the base class does, with the parts of the loss in the training record."""
         if "loss" in logs and "learning_rate" in logs:  # Trainer's training record, written in every process
             logs.update(self._training_log.flush(self.state.global_step))
+            if "skipped_steps" in logs and "diversity" not in logs and "activation_norm" not in logs:
+                logs["loss"] = float("nan")  # no step was taken since the last record
         super().log(logs, *args, **kwargs)
 
     def evaluation_loop(

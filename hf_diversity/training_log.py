@@ -19,8 +19,11 @@ class TrainingLog:
     def __init__(self):
         """Start empty."""
         self._sums: dict[str, Tensor] = {}
+        self._of_step: dict[str, Tensor] = {}
         self._gammas: dict[str, Tensor] = {}
+        self._step: int | None = None
         self._since_step: int | None = None
+        self._skipped = 0
 
     def add(self, task_loss: Tensor, output: RegularizerOutput, step: int, task_share: float, share: float) -> None:
         """Add one micro-batch.
@@ -32,9 +35,12 @@ class TrainingLog:
             task_share: what Trainer multiplies the task loss by before it logs it.
             share: the part of the optimiser step that this micro-batch is.
         """
+        if step != self._step:
+            self._end_step()
+            self._step = step
         if self._since_step is None:
             self._since_step = step
-        self._add("task_loss", task_loss * task_share)
+        self._add("task_loss", task_loss.mean() * task_share)  # nn.DataParallel: one for each replica
         several = len(output.layers) > 1
         for name, parts in output.layers.items():
             self._add("activation_norm", parts.activation_norm * share)
@@ -45,19 +51,40 @@ class TrainingLog:
             if parts.gamma is not None:
                 self._gammas[f"gamma/{name}" if several else "gamma"] = parts.gamma
 
+    def skip_step(self, step: int) -> None:
+        """Leave out what was added in step `step`, which the optimiser does not take."""
+        if self._step != step:
+            self._end_step()
+        self._of_step = {}
+        self._skipped += 1
+        self._since_step = step if self._since_step is None else self._since_step
+
     def _add(self, key: str, value: Tensor) -> None:
-        value = value.detach().float()
-        self._sums[key] = self._sums[key] + value.to(self._sums[key].device) if key in self._sums else value
+        _add_to(self._of_step, key, value.detach().float())
+
+    def _end_step(self) -> None:
+        for key, value in self._of_step.items():
+            _add_to(self._sums, key, value)
+        self._of_step = {}
 
     def flush(self, step: int) -> dict[str, float]:
         """The averages per optimiser step since the last flush, over all processes, unrounded; then start anew.
 
         Reads the device once and communicates once. `gamma` is the last realised one, with several layers their
-        geometric mean beside one `gamma/<layer>` each.
+        geometric mean beside one `gamma/<layer>` each. Skipped steps do not count and are told by `skipped_steps`.
         """
+        self._end_step()
         if self._since_step is None:
             return {}
-        steps = max(step - self._since_step, 1)
+        record: dict[str, float] = {}
+        if self._sums:
+            record = self._averages(max(step - self._since_step - self._skipped, 1))
+        if self._skipped:
+            record["skipped_steps"] = self._skipped
+        self._sums, self._gammas, self._since_step, self._skipped = {}, {}, None, 0
+        return record
+
+    def _averages(self, steps: int) -> dict[str, float]:
         keys = [*self._sums, *self._gammas]
         device = next(iter(self._sums.values())).device
         values = torch.stack([v.float().to(device) for v in (*self._sums.values(), *self._gammas.values())])
@@ -66,5 +93,8 @@ class TrainingLog:
         if len(self._gammas) > 1:
             logs = torch.tensor([record[key] for key in self._gammas], dtype=torch.float64).log()
             record["gamma"] = logs.mean().exp().item()
-        self._sums, self._gammas, self._since_step = {}, {}, None
         return record
+
+
+def _add_to(sums: dict[str, Tensor], key: str, value: Tensor) -> None:
+    sums[key] = sums[key] + value.to(sums[key].device) if key in sums else value

@@ -1,0 +1,45 @@
+"""Forward passes that leave no trace: for what has to be known of a step before it is taken."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import nn
+
+
+@contextlib.contextmanager
+def rehearsal(model: nn.Module) -> Iterator[None]:
+    """Run forward passes in training mode, without gradient; all random states and buffers are as before afterwards.
+
+    The passes that follow therefore draw the same random numbers (dropout, say), and running statistics count every
+    batch once.
+
+    Args:
+        model: the model whose buffers and mode are restored.
+    """
+    buffers = [
+        (module, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    modes = {module: module.training for module in model.modules()}
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    try:
+        with torch.random.fork_rng(devices=sorted(devices, key=str)), torch.no_grad():
+            model.train()
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        with torch.no_grad():
+            for module, name, buffer, value in buffers:
+                buffer.copy_(value)
+                module._buffers[name] = buffer
+        for module, mode in modes.items():
+            module.training = mode

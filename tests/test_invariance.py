@@ -1,0 +1,108 @@
+"""One lambda, one strength: ways of running a step that must give one trajectory, whatever Trainer does to the loss.
+
+The reference is one process with the whole batch in one piece.
+"""
+
+import json
+import math
+import sys
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from launch import SCRIPTS, launch
+
+from hf_diversity import DiversityConfig
+from hf_diversity.bandwidth import MedianGamma
+from hf_diversity.regularizer import DiversityRegularizer
+
+sys.path.insert(0, str(SCRIPTS))
+import invariance  # noqa: E402
+
+KINDS = ["plain", "items", "loss_func", "smoothing"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("invariance")
+
+
+@cache
+def reference(kind, folder, **diversity):
+    steps, log = invariance.train({"kind": kind, "accumulate": 1}, folder, **diversity)
+    return np.array(steps), log
+
+
+def training_records(log):
+    return [record for record in log if "task_loss" in record]
+
+
+def compare(run, expected, tolerance=1e-11):
+    (steps, log), (expected_steps, expected_log) = run, expected
+    np.testing.assert_allclose(np.array(steps), expected_steps, atol=tolerance)
+    for record, other in zip(training_records(log), training_records(expected_log), strict=True):
+        for key in ("loss", "task_loss", "diversity", "activation_norm", "gamma"):
+            assert record[key] == pytest.approx(other[key], rel=1e-5), key
+
+
+def test_the_trajectories_to_compare_are_not_those_without_the_regulariser(folder):
+    with_it, _ = reference("plain", folder)
+    without, _ = reference("plain", folder, diversity_weight=0.0, activation_weight=0.0)
+    norm_only, _ = reference("plain", folder, diversity_weight=0.0)
+    assert np.abs(with_it[0] - without[0]).max() > 1e-4  # from the first step on
+    assert np.abs(with_it[0] - norm_only[0]).max() > 1e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("accumulate", [2, 4, 8])
+def test_accumulation(folder, kind, accumulate):
+    compare(invariance.train({"kind": kind, "accumulate": accumulate}, folder), reference(kind, folder))
+
+
+def test_two_processes(folder):
+    ways = [
+        {"kind": kind, "accumulate": accumulate, "average_tokens_across_devices": average}
+        for kind in KINDS
+        for accumulate, average in ((1, True), (2, True), (2, False))
+    ]
+    output = launch(SCRIPTS / "invariance.py", json.dumps(ways), 2)
+    [line] = [line for line in output.splitlines() if line.startswith("RESULT ")]
+    for way, run in zip(ways, json.loads(line.removeprefix("RESULT ")), strict=True):
+        compare(run, reference(way["kind"], folder))
+
+
+def test_no_drift_to_one_side_in_single_precision(folder):
+    """Rounding may part the trajectories, but not along the regulariser's own pull: that would be another lambda."""
+    whole, _ = reference("plain", folder)
+    without, _ = reference("plain", folder, diversity_weight=0.0, activation_weight=0.0)
+    pull = whole[-1] - without[-1]
+    shares = []
+    for accumulate in (1, 2, 4, 8):
+        steps, _ = invariance.train({"kind": "items", "accumulate": accumulate}, folder, dtype=torch.float32)
+        shares.append((np.array(steps[-1]) - whole[-1]) @ pull / (pull @ pull))
+    assert np.abs(shares).max() < 1e-5, shares
+
+
+def test_the_first_step_takes_gamma_from_its_whole_window(folder):
+    """Without the rehearsal gamma comes from the first micro-batch, which this data makes very different."""
+    rows = [torch.randn(8, 6) * scale for scale in (0.01, 1.0)]
+    whole, split, alone = MedianGamma(), MedianGamma(), MedianGamma()
+    expected = whole.update({"a": torch.cat(rows)}, 0, False)["a"]
+    split.calibrate([{"a": part} for part in rows], 0, False)
+    assert all(torch.equal(split.update({"a": part}, 0, False)["a"], expected) for part in rows)
+    assert not torch.isclose(alone.update({"a": rows[0]}, 0, False)["a"], expected, rtol=0.5)
+    # and the next step follows from the same counts
+    assert torch.equal(whole.current("a", 1), split.current("a", 1))
+
+
+@pytest.mark.parametrize("measure", ["det", "logdet"])
+def test_determinants_of_micro_batches_are_those_of_smaller_batches(measure, folder):
+    """Documented: S is an average over a batch, and its determinant is not an average over micro-batches."""
+    torch.manual_seed(0)
+    rows = torch.randn(32, 4, dtype=torch.float64)
+    regularizer = DiversityRegularizer(DiversityConfig(measure=measure, gamma=0.5, diversity_weight=1.0))
+    whole = float(regularizer({"a": rows}, 0).penalty)
+    parts = [float(regularizer({"a": part}, 0).penalty) for part in rows.split(8)]
+    assert not math.isclose(whole, np.mean(parts), rel_tol=1e-3)
+    assert math.isclose(whole, np.mean(parts), rel_tol=0.3)
