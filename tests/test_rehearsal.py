@@ -11,6 +11,7 @@ from torch import nn
 from hf_diversity import DiversityConfig, DiversityTrainer
 from hf_diversity.bandwidth import MedianGamma
 from hf_diversity.rehearsal import rehearsal
+from hf_diversity.timm_models import wrap_timm_model
 
 
 class Careless(nn.Module):
@@ -58,7 +59,8 @@ def test_calibration_changes_nothing_but_gamma(tmp_path, monkeypatch):
     for calibrated in (True, False):
         if not calibrated:
             monkeypatch.setattr(MedianGamma, "has_estimate", True)
-        model = tiny_timm("test_resnet", drop_rate=0.3)
+        kwargs = {"drop_rate": 0.3}
+        model = wrap_timm_model(tiny_timm("test_resnet", **kwargs), model_args={"in_chans": 1, **kwargs})
         trainer = DiversityTrainer(
             model=model, args=arguments(tmp_path, gradient_accumulation_steps=2, per_device_train_batch_size=4),
             train_dataset=Images(), diversity=DiversityConfig(diversity_weight=1e-12, activation_weight=0.01),
