@@ -119,12 +119,12 @@ class DiversityMixin(_TrainerBase):
             self._load_diversity_state(resume_from_checkpoint)
         return super()._inner_training_loop(batch_size, args, resume_from_checkpoint, trial, ignore_keys_for_eval)
 
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         """Run the base class's step, then refuse a regulariser that is not finite before the optimiser sees it.
 
         The check comes after the backward pass, where Trainer reads the loss from the device anyway.
         """
-        loss = super().training_step(*args, **kwargs)
+        loss = super().training_step(model, inputs, num_items_in_batch)
         unchecked, self._unchecked = self._unchecked, None
         if unchecked is not None:
             unchecked.check_finite(self.state.global_step)
@@ -241,11 +241,11 @@ class DiversityMixin(_TrainerBase):
 
     # ---- logs and evaluation
 
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log as the base class does, with the parts of the loss in the training record."""
         if "loss" in logs and "learning_rate" in logs:  # Trainer's training record, written in every process
             logs.update(self._training_log.flush(self.state.global_step))
-        super().log(logs, *args, **kwargs)
+        super().log(logs, start_time)
 
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
