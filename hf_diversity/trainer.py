@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import Seq2SeqTrainer, Trainer
 from transformers.trainer_pt_utils import find_batch_size
+from transformers.trainer_utils import default_compute_objective
 from transformers.utils import logging
 
 from .capture import ActivationCapture
@@ -80,6 +81,7 @@ class DiversityMixin(_TrainerBase):
         self._unchecked: RegularizerOutput | None = None
         self._first_step = True
         self._guard = StepGuard(skip=False)
+        self._measured: set[str] = set()
         if args and is_raw_timm_model(args[0]):
             args = (wrap_timm_model(args[0]), *args[1:])
         elif is_raw_timm_model(kwargs.get("model")):
@@ -280,13 +282,13 @@ class DiversityMixin(_TrainerBase):
 
     # ---- logs and evaluation
 
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log as the base class does, with the parts of the loss in the training record."""
         if "loss" in logs and "learning_rate" in logs:  # Trainer's training record, written in every process
             logs.update(self._training_log.flush(self.state.global_step))
             if "skipped_steps" in logs and "diversity" not in logs and "activation_norm" not in logs:
                 logs["loss"] = float("nan")  # no step was taken since the last record
-        super().log(logs, *args, **kwargs)
+        super().log(logs, start_time)
 
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
@@ -310,7 +312,23 @@ class DiversityMixin(_TrainerBase):
                     "labels, or it generates)"
                 )
             output.metrics.update(record)
+            self._measured.update(record)
         return output
+
+    def hyperparameter_search(
+        self, hp_space=None, compute_objective=None, n_trials=20, direction="minimize", backend=None, hp_name=None,
+        **kwargs,
+    ):  # fmt: skip
+        """Search as the base class does; the default objective is made of the same metrics as without regulariser."""
+        if compute_objective is None and self.diversity.is_active:
+            compute_objective = self._objective_of_the_task
+        return super().hyperparameter_search(
+            hp_space, compute_objective, n_trials, direction, backend, hp_name, **kwargs
+        )
+
+    def _objective_of_the_task(self, metrics: dict[str, float]) -> float:
+        """Trainer's default: the evaluation loss, or the sum of all metrics if there are others."""
+        return default_compute_objective({key: value for key, value in metrics.items() if key not in self._measured})
 
     # ---- checkpoints
 
