@@ -1,8 +1,8 @@
 """Train with everything that a resume has to restore, and be killed (SIGKILL) or run out of disk at a chosen point.
 
 Argument: a JSON list of runs, each a dict with `folder`, `resume` (bool), `die` (None or a key of `DEATHS`),
-`largest_file` (None or the bytes from which a file is too large for the disk, from checkpoint-8 on; what is raised then
-is written into the folder as error.json) and further TrainingArguments. One process forks for each run and checks how it
+`largest_file` (None or the bytes from which a file is too large for the disk, from checkpoint-8 on; what is raised is
+written into the folder as error.json) and further TrainingArguments. One process forks for each run and checks how it
 ended; started by torchrun there may be only one run, whose process 0 is killed.
 """
 
