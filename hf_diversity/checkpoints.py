@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import Trainer
-from transformers.trainer import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.trainer import (
+    OPTIMIZER_NAME,
+    SCALER_NAME,
+    SCHEDULER_NAME,
+    TRAINER_STATE_NAME,
+    TRAINING_ARGS_NAME,
+)
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
@@ -241,7 +247,7 @@ def _faults(folder: str, with_optimizer: bool = True) -> list[str]:
             needed.append("rng_state.pth")
     faults = [f"{name} is missing" for name in needed if name not in files]
     everything = [name for _, _, names in os.walk(folder) for name in names]  # PEFT has a folder for each adapter
-    if not any(name.endswith((".safetensors", ".bin")) for name in everything):
+    if not any(name.endswith((".safetensors", ".bin")) and name != TRAINING_ARGS_NAME for name in everything):
         faults.append("weights are missing")
     return faults + [f"{name} is cut off" for name in files if not _ends_well(os.path.join(folder, name))]
 
