@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 
+from launch import leave
 from tiny import Sentences, arguments, tiny_bert
 from transformers import TrainerState, set_seed
 
@@ -121,7 +122,7 @@ def train(folder, resume, die=None, largest_file=None, **settings):
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         with open(os.path.join(folder, "error.json"), "w", encoding="utf-8") as file:
             json.dump({"message": str(error), "found": found}, file)
-    trainer.accelerator.end_training()
+    leave(trainer.accelerator)
 
 
 def main():
@@ -134,8 +135,6 @@ def main():
         child = os.fork()
         if child == 0:
             train(**run)
-            sys.stdout.flush()
-            os._exit(0)
         _, status = os.waitpid(child, 0)
         expected = 0 if run.get("die") is None else -signal.SIGKILL
         assert os.waitstatus_to_exitcode(status) == expected, (run, status)
