@@ -12,7 +12,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer, trainer_utils
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+from transformers.core_model_loading import revert_weight_conversion
 from transformers.utils import (
     SAFE_WEIGHTS_INDEX_NAME,
     SAFE_WEIGHTS_NAME,
@@ -43,13 +45,18 @@ def keep_timm_names(wrapper: nn.Module) -> None:
     Link: transformers/core_model_loading.py, `revert_weight_conversion`. Fixed in: not as of 5.24. Remove when: a
     TimmWrapper built from a config saves timm's names, or this library stops promising them.
     """
-    try:
-        from transformers.conversion_mapping import get_checkpoint_conversion_mapping
-    except ImportError:  # before the conversion mapping, names were written without the prefix
-        return
     mapping = get_checkpoint_conversion_mapping("timm_wrapper")
     if mapping:
         wrapper._weight_conversions = mapping
+
+
+def told_that_loss_is_scaled(trainer: Trainer) -> bool | None:
+    """The switch by which a trainer says that its loss is normalised over the accumulation window; None if unsaid.
+
+    Link: transformers/trainer.py, `loss_is_scaled_for_ga` in `training_step`. Fixed in: a release between 5.0, which
+    has no such attribute, and 5.24. Remove when: pyproject.toml allows no release without it.
+    """
+    return getattr(trainer, "loss_is_scaled_for_ga", None)
 
 
 def rotate_checkpoints(trainer: Trainer, folder: str) -> None:
@@ -62,8 +69,6 @@ def rotate_checkpoints(trainer: Trainer, folder: str) -> None:
     if hasattr(trainer, "_rotate_checkpoints"):
         trainer._rotate_checkpoints(use_mtime=True, output_dir=folder)
         return
-    from transformers import trainer_utils
-
     trainer_utils.rotate_checkpoints(
         output_dir=folder,
         save_total_limit=trainer.args.save_total_limit,
@@ -175,10 +180,6 @@ def _storage(tensor: torch.Tensor) -> tuple:
 
 def _as_saved(model: PreTrainedModel, own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The state dict under the names that `save_pretrained` writes; what is only renamed keeps its storage."""
-    try:
-        from transformers.core_model_loading import revert_weight_conversion
-    except ImportError:  # older versions did not rename
-        return own
     return revert_weight_conversion(model, dict(own))
 
 
