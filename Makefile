@@ -34,7 +34,7 @@ test-slow: $(VENV)/.installed  ## run the tests that take long
 test-gpu: $(VENV)/.installed  ## run the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu
 
-test-min:  ## run the tests on the oldest transformers that pyproject.toml allows
+test-min:  ## run the tests on the oldest versions that pyproject.toml allows
 	$(MAKE) test VENV=.venv-min PIP_ARGS='--constraint tests/constraints-min.txt'
 
 bench: $(VENV)/.installed  ## measure every bar of the performance table

@@ -9,13 +9,15 @@ import torch
 from torch import nn
 from transformers import Trainer
 
+from .compat import told_that_loss_is_scaled
+
 
 def task_loss_is_normalised(trainer: Trainer, num_items_in_batch: Any) -> bool:
     """Whether Trainer takes the task loss as normalised over the whole window, and does not divide it by its steps.
 
-    The rule of `Trainer.training_step`; `loss_is_scaled_for_ga` is the official switch of newer versions.
+    The rule of `Trainer.training_step`.
     """
-    told = getattr(trainer, "loss_is_scaled_for_ga", None)
+    told = told_that_loss_is_scaled(trainer)
     if told is not None:
         return told
     by_model = trainer.model_accepts_loss_kwargs and num_items_in_batch is not None

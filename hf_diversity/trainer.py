@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 import weakref
 from collections.abc import Iterator, Sized
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +14,7 @@ from transformers.trainer_utils import default_compute_objective
 from transformers.utils import logging
 
 from .capture import ActivationCapture
-from .compat import restore_weights
+from .checkpoints import CheckpointMixin
 from .config import DiversityConfig
 from .distributed import real_batch_size, world_size
 from .evaluation import DiversityMeter
@@ -31,17 +29,8 @@ from .training_log import TrainingLog
 
 logger = logging.get_logger(__name__)
 
-CONFIG_NAME = "diversity_config.json"
-STATE_NAME = "diversity_state.json"
 
-
-if TYPE_CHECKING:
-    _TrainerBase = Trainer
-else:
-    _TrainerBase = object  # any subclass of Trainer comes after the mixin
-
-
-class DiversityMixin(_TrainerBase):
+class DiversityMixin(CheckpointMixin):
     """Adds the regulariser to any subclass of `transformers.Trainer`: `class MyTrainer(DiversityMixin, Base): ...`.
 
     The regulariser is added in `compute_loss`, to what the base class computes, so that every loss of the base class
@@ -329,55 +318,6 @@ class DiversityMixin(_TrainerBase):
     def _objective_of_the_task(self, metrics: dict[str, float]) -> float:
         """Trainer's default: the evaluation loss, or the sum of all metrics if there are others."""
         return default_compute_objective({key: value for key, value in metrics.items() if key not in self._measured})
-
-    # ---- checkpoints
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save as the base class does, with the regulariser's configuration and state beside the model."""
-        if self.diversity.is_active and self.args.should_save:
-            folder = str(output_dir if output_dir is not None else self.args.output_dir)
-            os.makedirs(folder, exist_ok=True)
-            self.diversity.to_json_file(os.path.join(folder, CONFIG_NAME))
-            with open(os.path.join(folder, STATE_NAME), "w", encoding="utf-8") as file:
-                json.dump(self._regularizer.state_dict(self.state.global_step), file)
-        super().save_model(output_dir, _internal_call)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        # First, so that a foreign checkpoint is refused before anything is loaded; what Trainer then loads by name on
-        # top are the same values
-        self._restore_weights(resume_from_checkpoint)
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _restore_weights(self, folder: str) -> None:
-        if self.model is not None and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            restore_weights(self.model, folder)
-
-    def _load_best_model(self) -> None:
-        if self.state.best_model_checkpoint is not None:
-            self._restore_weights(self.state.best_model_checkpoint)
-        super()._load_best_model()
-        if self.diversity.is_active and self.state.best_model_checkpoint is not None:
-            self._load_diversity_state(self.state.best_model_checkpoint)
-
-    def _load_diversity_state(self, folder: str) -> None:
-        path = os.path.join(folder, STATE_NAME)
-        if not os.path.isfile(path):
-            if self._regularizer.median_gamma is not None:
-                logger.warning(
-                    f"{folder} has no {STATE_NAME}: it was not saved by a DiversityTrainer, so the running median "
-                    "that sets gamma starts anew"
-                )
-            return
-        with open(path, encoding="utf-8") as file:
-            state = json.load(file)
-        names = {target.name for target in self._capture_for(self.model).targets}
-        if unknown := sorted(set(state.get("gamma", {})) - names):
-            logger.warning(
-                f"{folder} was trained with diversity on {', '.join(unknown)}, and this run is on "
-                f"{', '.join(sorted(names))}: gamma starts anew where it has no value"
-            )
-            state["gamma"] = {name: value for name, value in state["gamma"].items() if name in names}
-        self._regularizer.load_state_dict(state, self.args.device)
 
 
 def _evaluation_record(measured, prefix: str) -> dict[str, float]:

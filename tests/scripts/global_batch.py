@@ -8,6 +8,7 @@ import sys
 
 import torch
 from accelerate import Accelerator
+from launch import leave
 from torch.nn.parallel import DistributedDataParallel
 
 from hf_diversity.config import DiversityConfig
@@ -91,7 +92,7 @@ def main(sync="global", dtype=torch.float64):
     mean.sum().backward()
     assert torch.equal(mean, torch.ones(3)), mean
     assert torch.equal(values.grad, torch.full((3,), float(processes if rank == 0 else 0))), values.grad
-    accelerator.end_training()
+    leave(accelerator)
 
 
 class single_process:

@@ -8,6 +8,7 @@ import json
 import sys
 import tempfile
 
+from launch import leave
 from tiny import Mlp, Rows, Sentences, arguments, tiny_bert
 
 from hf_diversity import DiversityConfig, DiversityTrainer
@@ -27,7 +28,7 @@ def main():
     if trainer.is_world_process_zero():
         final = {name: value.flatten().tolist() for name, value in trainer.model.state_dict().items()}
         print("RESULT " + json.dumps({"history": trainer.state.log_history, "weights": final}), flush=True)
-    trainer.accelerator.end_training()
+    leave(trainer.accelerator)
 
 
 if __name__ == "__main__":
