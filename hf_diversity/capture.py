@@ -17,11 +17,16 @@ from torch.utils.hooks import RemovableHandle
 
 @dataclass(frozen=True)
 class LayerTarget:
-    """One layer to capture: a module's output, or its input if the module is the output head."""
+    """One layer to capture: a module's output, or its input if the module is the output head.
+
+    `stand_in` is a module whose output is that input. It is taken where the head did not run: kernels that fuse a
+    language model's head with its loss (TRL, Liger) read the head's weight and never call it.
+    """
 
     name: str
     module: nn.Module
     point: Literal["input", "output"] = "output"
+    stand_in: nn.Module | None = None
 
     def describe(self) -> str:
         """Words for messages."""
@@ -40,8 +45,9 @@ class _Hook:
     A copy or a pickle of the model made while it is registered gets an inert callable in its place.
     """
 
-    def __init__(self, target: LayerTarget):
+    def __init__(self, target: LayerTarget, key: str):
         self.target = target
+        self.key = key
         self.store: dict[str, list[_Captured]] | None = None
 
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any = None) -> None:
@@ -57,7 +63,7 @@ class _Hook:
         # A compiler makes in-place operations functional, and an inference tensor has no version to look at
         has_version = not torch.compiler.is_compiling() and not tensor.is_inference()
         captured = _Captured(tensor, tensor._version if has_version else None, torch.is_grad_enabled())
-        self.store.setdefault(self.target.name, []).append(captured)
+        self.store.setdefault(self.key, []).append(captured)
 
     def __deepcopy__(self, memo: dict) -> Any:
         return _INERT
@@ -72,14 +78,22 @@ _INERT = functools.partial(sys.audit, "hf_diversity.copied_hook")
 
 
 def first_tensor(value: Any) -> Tensor | None:
-    """The activations in a module's output: a tensor, or the first one in a tuple, list, dict or ModelOutput."""
+    """The activations in a module's output: a tensor, or the first one in a tuple, list, dict or ModelOutput.
+
+    A module of sentence-transformers hands on its inputs too, and names what it made.
+    """
     if isinstance(value, Tensor):
         return value
     if isinstance(value, Mapping):
-        value = [value["last_hidden_state"]] if "last_hidden_state" in value else list(value.values())
+        made = next((k for k in ("last_hidden_state", "sentence_embedding", "token_embeddings") if k in value), None)
+        value = list(value.values()) if made is None else [value[made]]
     if isinstance(value, tuple | list):
         return next((t for item in value if (t := first_tensor(item)) is not None), None)
     return None
+
+
+def _stand_in_key(target: LayerTarget) -> str:
+    return f"stand-in of {target.name}"
 
 
 class ActivationCapture:
@@ -99,7 +113,12 @@ class ActivationCapture:
         """See the class."""
         self.targets = targets
         self._names = [name for name, _ in model.named_modules() if name]
-        self._hooks = [_Hook(target) for target in targets]
+        self._hooks = [_Hook(target, target.name) for target in targets]
+        self._hooks += [
+            _Hook(LayerTarget(target.name, target.stand_in), _stand_in_key(target))
+            for target in targets
+            if target.stand_in is not None
+        ]
 
     @contextlib.contextmanager
     def armed(self) -> Iterator[dict[str, list[_Captured]]]:
@@ -140,7 +159,7 @@ class ActivationCapture:
         """
         activations = {}
         for target in self.targets:
-            captured = store.get(target.name, [])
+            captured = store.get(target.name) or store.get(_stand_in_key(target), [])
             if not captured:
                 near = difflib.get_close_matches(
                     target.name, [n for n in self._names if n != target.name], n=5, cutoff=0
@@ -154,7 +173,7 @@ class ActivationCapture:
             if training and not all(c.tensor.requires_grad for c in captured):
                 raise RuntimeError(
                     f"the activations of {target.describe()} carry no gradient, so the regulariser would train "
-                    f"nothing. {self._why_no_gradient(target)}"
+                    f"nothing. {self._why_no_gradient(target, captured)}"
                 )
             if any(c.version is not None and c.version != c.tensor._version for c in captured):
                 raise RuntimeError(
@@ -165,15 +184,25 @@ class ActivationCapture:
             activations[target.name] = [c.tensor for c in captured]
         return activations
 
-    def _why_no_gradient(self, target: LayerTarget) -> str:
+    def _why_no_gradient(self, target: LayerTarget, captured: list[_Captured]) -> str:
+        hidden = not any(c.grad_enabled for c in captured)
+        cached = (
+            " If the loss caches gradients and runs the model a second time in the backward pass (the Cached... "
+            "losses of sentence-transformers), type the loss without the cache."
+        )
         if target.point == "output" and any(p.requires_grad for p in target.module.parameters()):
             return (
                 "The layer itself is trainable, so it ran inside reentrant gradient checkpointing, which hides the "
                 'graph: type gradient_checkpointing_kwargs={"use_reentrant": False}, or name a layer outside the '
-                "checkpointed block"
+                f"checkpointed block.{cached}"
+            )
+        if hidden:
+            return (
+                "It ran inside reentrant gradient checkpointing, or otherwise without gradient: type "
+                'gradient_checkpointing_kwargs={"use_reentrant": False}, name a layer outside the checkpointed block '
+                f"in DiversityConfig(layers=[...]), or set both weights to 0.{cached}"
             )
         return (
-            "Everything before it is frozen, or it ran inside reentrant gradient checkpointing: unfreeze the layers "
-            'before it, type gradient_checkpointing_kwargs={"use_reentrant": False}, name a trainable layer in '
+            "Everything before it is frozen: unfreeze the layers before it, name a trainable layer in "
             "DiversityConfig(layers=[...]), or set both weights to 0"
         )

@@ -283,14 +283,16 @@ class DiversityMixin(_TrainerBase):
                 json.dump(self._regularizer.state_dict(self.state.global_step), file)
         super().save_model(output_dir, _internal_call)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, *args: Any, **kwargs: Any) -> None:
         # First, so that a foreign checkpoint is refused before anything is loaded; what Trainer then loads by name on
         # top are the same values
         self._restore_weights(resume_from_checkpoint)
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        super()._load_from_checkpoint(resume_from_checkpoint, *args, **kwargs)
 
     def _restore_weights(self, folder: str) -> None:
-        if self.model is not None and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+        # A base class with a way of its own (sentence-transformers) has a format of its own
+        by_trainer = super()._load_from_checkpoint.__func__ is Trainer._load_from_checkpoint  # type: ignore[attr-defined]
+        if self.model is not None and by_trainer and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             restore_weights(self.model, folder)
 
     def _load_best_model(self) -> None:
