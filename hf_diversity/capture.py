@@ -39,11 +39,20 @@ class _Captured(NamedTuple):
     grad_enabled: bool
 
 
-class _Hook:
-    """A forward (pre-)hook that appends to the armed store, and does nothing otherwise.
+class TemporaryHook:
+    """A hook in whose place a copy or a pickle of the model, made while it is registered, gets an inert callable."""
 
-    A copy or a pickle of the model made while it is registered gets an inert callable in its place.
-    """
+    def __deepcopy__(self, memo: dict) -> Any:
+        """For copy.deepcopy."""
+        return _INERT
+
+    def __reduce__(self) -> Any:
+        """For pickle."""
+        return functools.partial, (sys.audit, "hf_diversity.copied_hook")
+
+
+class _Hook(TemporaryHook):
+    """A forward (pre-)hook that appends to the armed store, and does nothing otherwise."""
 
     def __init__(self, target: LayerTarget, key: str):
         self.target = target
@@ -64,12 +73,6 @@ class _Hook:
         has_version = not torch.compiler.is_compiling() and not tensor.is_inference()
         captured = _Captured(tensor, tensor._version if has_version else None, torch.is_grad_enabled())
         self.store.setdefault(self.key, []).append(captured)
-
-    def __deepcopy__(self, memo: dict) -> Any:
-        return _INERT
-
-    def __reduce__(self) -> Any:
-        return functools.partial, (sys.audit, "hf_diversity.copied_hook")
 
 
 # Stands where a copied or pickled hook would be. Made of the standard library alone, so that a model pickled while it
