@@ -19,11 +19,16 @@ from .replicas import merge_replicas
 
 @dataclass(frozen=True)
 class LayerTarget:
-    """One layer to capture: a module's output, or its input if the module is the output head."""
+    """One layer to capture: a module's output, or its input if the module is the output head.
+
+    `stand_in` is a module whose output is that input. It is taken where the head did not run: kernels that fuse a
+    language model's head with its loss (TRL, Liger) read the head's weight and never call it.
+    """
 
     name: str
     module: nn.Module
     point: Literal["input", "output"] = "output"
+    stand_in: nn.Module | None = None
 
     def describe(self) -> str:
         """Words for messages."""
@@ -36,14 +41,24 @@ class _Captured(NamedTuple):
     grad_enabled: bool
 
 
-class _Hook:
-    """A forward (pre-)hook that appends to the armed store, and does nothing otherwise.
+class TemporaryHook:
+    """A hook in whose place a copy or a pickle of the model, made while it is registered, gets an inert callable."""
 
-    A copy or a pickle of the model made while it is registered gets an inert callable in its place.
-    """
+    def __deepcopy__(self, memo: dict) -> Any:
+        """For copy.deepcopy."""
+        return _INERT
 
-    def __init__(self, target: LayerTarget):
+    def __reduce__(self) -> Any:
+        """For pickle."""
+        return functools.partial, (sys.audit, "hf_diversity.copied_hook")
+
+
+class _Hook(TemporaryHook):
+    """A forward (pre-)hook that appends to the armed store, and does nothing otherwise."""
+
+    def __init__(self, target: LayerTarget, key: str):
         self.target = target
+        self.key = key
         self.store: dict[str, list[_Captured]] | None = None
 
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any = None) -> None:
@@ -59,13 +74,7 @@ class _Hook:
         # A compiler makes in-place operations functional, and an inference tensor has no version to look at
         has_version = not torch.compiler.is_compiling() and not tensor.is_inference()
         captured = _Captured(tensor, tensor._version if has_version else None, torch.is_grad_enabled())
-        self.store.setdefault(self.target.name, []).append(captured)
-
-    def __deepcopy__(self, memo: dict) -> Any:
-        return _INERT
-
-    def __reduce__(self) -> Any:
-        return functools.partial, (sys.audit, "hf_diversity.copied_hook")
+        self.store.setdefault(self.key, []).append(captured)
 
 
 # Stands where a copied or pickled hook would be. Made of the standard library alone, so that a model pickled while it
@@ -74,14 +83,22 @@ _INERT = functools.partial(sys.audit, "hf_diversity.copied_hook")
 
 
 def first_tensor(value: Any) -> Tensor | None:
-    """The activations in a module's output: a tensor, or the first one in a tuple, list, dict or ModelOutput."""
+    """The activations in a module's output: a tensor, or the first one in a tuple, list, dict or ModelOutput.
+
+    A module of sentence-transformers hands on its inputs too, and names what it made.
+    """
     if isinstance(value, Tensor):
         return value
     if isinstance(value, Mapping):
-        value = [value["last_hidden_state"]] if "last_hidden_state" in value else list(value.values())
+        made = next((k for k in ("last_hidden_state", "sentence_embedding", "token_embeddings") if k in value), None)
+        value = list(value.values()) if made is None else [value[made]]
     if isinstance(value, tuple | list):
         return next((t for item in value if (t := first_tensor(item)) is not None), None)
     return None
+
+
+def _stand_in_key(target: LayerTarget) -> str:
+    return f"stand-in of {target.name}"
 
 
 class ActivationCapture:
@@ -101,7 +118,12 @@ class ActivationCapture:
         """See the class."""
         self.targets = targets
         self._names = [name for name, _ in model.named_modules() if name]
-        self._hooks = [_Hook(target) for target in targets]
+        self._hooks = [_Hook(target, target.name) for target in targets]
+        self._hooks += [
+            _Hook(LayerTarget(target.name, target.stand_in), _stand_in_key(target))
+            for target in targets
+            if target.stand_in is not None
+        ]
 
     @contextlib.contextmanager
     def armed(self) -> Iterator[dict[str, list[_Captured]]]:
@@ -142,7 +164,7 @@ class ActivationCapture:
         """
         activations = {}
         for target in self.targets:
-            captured = store.get(target.name, [])
+            captured = store.get(target.name) or store.get(_stand_in_key(target), [])
             if not captured:
                 near = difflib.get_close_matches(
                     target.name, [n for n in self._names if n != target.name], n=5, cutoff=0
@@ -156,7 +178,7 @@ class ActivationCapture:
             if training and not all(c.tensor.requires_grad for c in captured):
                 raise RuntimeError(
                     f"the activations of {target.describe()} carry no gradient, so the regulariser would train "
-                    f"nothing. {self._why_no_gradient(target)}"
+                    f"nothing. {self._why_no_gradient(target, captured)}"
                 )
             if any(c.version is not None and c.version != c.tensor._version for c in captured):
                 raise RuntimeError(
@@ -167,15 +189,25 @@ class ActivationCapture:
             activations[target.name] = merge_replicas([c.tensor for c in captured])
         return activations
 
-    def _why_no_gradient(self, target: LayerTarget) -> str:
+    def _why_no_gradient(self, target: LayerTarget, captured: list[_Captured]) -> str:
+        hidden = not any(c.grad_enabled for c in captured)
+        cached = (
+            " If the loss caches gradients and runs the model a second time in the backward pass (the Cached... "
+            "losses of sentence-transformers), type the loss without the cache."
+        )
         if target.point == "output" and any(p.requires_grad for p in target.module.parameters()):
             return (
                 "The layer itself is trainable, so it ran inside reentrant gradient checkpointing, which hides the "
                 'graph: type gradient_checkpointing_kwargs={"use_reentrant": False}, or name a layer outside the '
-                "checkpointed block"
+                f"checkpointed block.{cached}"
+            )
+        if hidden:
+            return (
+                "It ran inside reentrant gradient checkpointing, or otherwise without gradient: type "
+                'gradient_checkpointing_kwargs={"use_reentrant": False}, name a layer outside the checkpointed block '
+                f"in DiversityConfig(layers=[...]), or set both weights to 0.{cached}"
             )
         return (
-            "Everything before it is frozen, or it ran inside reentrant gradient checkpointing: unfreeze the layers "
-            'before it, type gradient_checkpointing_kwargs={"use_reentrant": False}, name a trainable layer in '
+            "Everything before it is frozen: unfreeze the layers before it, name a trainable layer in "
             "DiversityConfig(layers=[...]), or set both weights to 0"
         )

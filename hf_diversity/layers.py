@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -84,13 +85,16 @@ def find_last_hidden_layer(model: nn.Module) -> LayerTarget:
     timm models name their head (`get_classifier`). In a transformers model the head is what stands beside the base
     model (`base_model_prefix`); a head with a hidden layer of its own ends in the layer that makes the logits. In any
     other module it is taken to be the last one registered outside transformers base models. `check_output_layer`
-    confirms the choice in the first training step.
+    confirms the choice in the first training step. A SentenceTransformer has no head: its last hidden layer is the
+    sentence embedding, before it is normalised.
 
     Raises:
         ValueError: no head, or more than one that makes logits; lists candidates for `DiversityConfig(layers=[...])`.
     """
     names = {module: name for name, module in plain_names(model)}
     names.setdefault(model, "")
+    if (embedding := _sentence_embedding(model)) is not None:
+        return LayerTarget(names[embedding], embedding)
     timm_model: Any = next((m for m in model.modules() if callable(getattr(m, "get_classifier", None))), None)
     if timm_model is not None:
         head = timm_model.get_classifier()
@@ -100,7 +104,9 @@ def find_last_hidden_layer(model: nn.Module) -> LayerTarget:
     else:
         heads = _heads_beside_the_base(model)
     if len(heads) == 1:
-        return LayerTarget(names[heads[0]], heads[0], point="input")
+        return LayerTarget(
+            names[heads[0]], heads[0], point="input", stand_in=_base_below_language_head(model, heads[0])
+        )
     found = ", ".join(names[h] for h in heads) if heads else "none"
     raise ValueError(
         f"cannot tell the output head of {type(model).__name__} (found: {found}), and so not its last hidden layer; "
@@ -134,6 +140,26 @@ def _heads_beside_the_base(model: nn.Module) -> list[nn.Module]:
         # DistilBERT has a hidden `pre_classifier` beside its `classifier`: only an end as wide as the labels is output
         ends = [e for e in ends if getattr(e, "out_features", getattr(e, "out_channels", None)) == labels] or ends
     return ends
+
+
+def _sentence_embedding(model: nn.Module) -> nn.Module | None:
+    """The module of a SentenceTransformer whose output is the embedding; None for other models."""
+    library = sys.modules.get("sentence_transformers")  # a model of it exists only where it was imported
+    if library is None:
+        return None
+    sentence_model = next((m for m in model.modules() if isinstance(m, library.SentenceTransformer)), None)
+    if sentence_model is None:
+        return None
+    return [child for child in sentence_model.children() if type(child).__name__ != "Normalize"][-1]
+
+
+def _base_below_language_head(model: nn.Module, head: nn.Module) -> nn.Module | None:
+    """The base model whose output a language model's head receives as it is; None where something is between."""
+    owner = next((m for m in model.modules() if isinstance(m, PreTrainedModel)), None)
+    if owner is None or owner.get_output_embeddings() is not head:
+        return None
+    base = getattr(owner, owner.base_model_prefix, None)
+    return base if base is not owner and set(owner.children()) == {base, head} else None
 
 
 def _output_layers(head: nn.Module) -> list[nn.Module]:

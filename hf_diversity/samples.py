@@ -146,17 +146,23 @@ def subsample(rows: Tensor, max_samples: int | None, seed: int) -> Tensor:
     return rows[chosen.to(rows.device, non_blocking=True)]
 
 
-def position_mask(inputs: Mapping[str, Any], target: LayerTarget, is_encoder_decoder: bool) -> Tensor | None:
+def position_mask(
+    inputs: Mapping[str, Any], target: LayerTarget, is_encoder_decoder: bool
+) -> Tensor | list[Tensor] | None:
     """The mask of real tokens that belongs to a layer, from the model's inputs; None if there is none.
 
     An encoder-decoder model has two: everything outside its encoder works on the decoder's tokens, whose padding is in
-    `decoder_attention_mask` or shows as the label -100.
+    `decoder_attention_mask` or shows as the label -100. A loss of sentence-transformers calls the model once for each
+    column of texts, in their order: a list holds the `<column>_attention_mask` of each.
     """
     if is_encoder_decoder and "encoder" not in target.name.split("."):
         if (mask := inputs.get("decoder_attention_mask")) is not None:
             return mask
         labels = inputs.get("labels")
         return labels.ne(-100) if isinstance(labels, Tensor) and labels.ndim == 2 else None
+    columns = [value for name, value in inputs.items() if name.endswith("_attention_mask")]
+    if "attention_mask" not in inputs and columns and not is_encoder_decoder:
+        return columns
     mask = inputs.get("attention_mask")
     return mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
 
@@ -165,7 +171,7 @@ def rows_by_layer(
     activations: Mapping[str, list[Tensor]],
     targets: Sequence[LayerTarget],
     samples: str,
-    masks: Mapping[str, Tensor | None],
+    masks: Mapping[str, Tensor | list[Tensor] | None],
     real_share: tuple[int, int] | None = None,
 ) -> dict[str, Tensor]:
     """Turn what was captured in one forward pass into rows.
@@ -174,7 +180,8 @@ def rows_by_layer(
         activations: by layer, one tensor for each time it ran; all of them are samples.
         targets: the layers.
         samples: see `to_samples`.
-        masks: real tokens by layer, see `position_mask`.
+        masks: real tokens by layer, see `position_mask`; with a list of m, each m-th part of what was captured in
+            turn belongs to one.
         real_share: (k, B): only the first k of the batch's B examples are real; None for all.
 
     Returns:
@@ -185,9 +192,11 @@ def rows_by_layer(
     """
     rows = {}
     for target in targets:
-        pieces = []
-        for tensor in activations[target.name]:
-            keep, mask = tensor.shape[0], masks.get(target.name)
+        pieces, captured = [], activations[target.name]
+        found = masks.get(target.name)
+        calls: Sequence[Tensor | None] = found if isinstance(found, list) else [found]
+        for index, tensor in enumerate(captured):
+            keep, mask = tensor.shape[0], calls[index * len(calls) // len(captured)]
             if real_share is not None:
                 real, batch = real_share
                 if tensor.shape[0] % batch:

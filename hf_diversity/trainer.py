@@ -16,6 +16,7 @@ from transformers.utils import logging
 from .capture import ActivationCapture
 from .checkpoints import CheckpointMixin
 from .config import DiversityConfig
+from .ddp import captured_as_outputs
 from .distributed import real_batch_size, world_size
 from .evaluation import DiversityMeter
 from .layers import check_output_layer, find_layers
@@ -161,7 +162,7 @@ class DiversityMixin(CheckpointMixin):
         # Masks and sizes are taken first: the base class may pop labels from the caller's dict
         masks = self._masks(capture, inputs)
         batch_size = find_batch_size(inputs)
-        with capture.armed() as store:
+        with capture.armed() as store, captured_as_outputs(model, store):
             result: Any = super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )

@@ -1,5 +1,6 @@
 """Settings of the whole suite: offline, few threads, quiet."""
 
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -12,6 +13,12 @@ import torch  # noqa: E402
 
 # Two threads on small eager operations can be ten times slower than one
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish():
+    """Take what the imports made out of every later collection; Trainer collects at each start, most of a second."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

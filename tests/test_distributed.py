@@ -65,6 +65,34 @@ def test_two_processes_with_accumulation_and_loss_kwargs():
         assert first[0][key] == pytest.approx(first[1][key], rel=1e-5)
 
 
+@pytest.mark.parametrize("find_unused", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_a_layer_beside_the_path_to_the_loss(find_unused):
+    """Only the regulariser gives `side` a gradient, which DDP's search for unused parameters cannot see."""
+    settings = {"model": "branched", "diversity": {**STRONG, "layers": ["side", "fc2"]}, "max_steps": 8}
+    one = train(1, per_device_train_batch_size=8, per_device_eval_batch_size=8, **settings)
+    two = train(
+        2, per_device_train_batch_size=4, per_device_eval_batch_size=4, ddp_find_unused_parameters=find_unused,
+        **settings,
+    )  # fmt: skip
+    assert_same_run(one, two, 1e-5)
+
+
+def test_fsdp2_follows_the_curve_of_one_process():
+    """Sharded parameters and their gradients; layers keep the names of the unsharded model."""
+    settings = {
+        "model": "bert", "max_steps": 8, "average_tokens_across_devices": False,  # BERT's own loss is wrong with it
+        "diversity": {**STRONG, "gamma": 2.0, "layers": ["bert.encoder.layer.*", "bert.pooler"]},
+    }  # fmt: skip
+    sharded = {
+        "fsdp": "full_shard",
+        "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": ["BertLayer"], "reshard_after_forward": True,
+                        "auto_wrap_policy": "TRANSFORMER_BASED_WRAP"},
+    }  # fmt: skip
+    one = train(1, per_device_train_batch_size=8, per_device_eval_batch_size=8, **settings)
+    two = train(2, per_device_train_batch_size=4, per_device_eval_batch_size=4, **settings, **sharded)
+    assert_same_run(one, two, 1e-4)
+
+
 def test_one_process_is_the_identity():
     mean = torch.randn(3, requires_grad=True)
     assert world_size() == 1

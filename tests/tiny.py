@@ -47,6 +47,18 @@ class Mlp(nn.Module):
         return output
 
 
+class Branched(Mlp):
+    """An Mlp with a layer `side` that the loss does not see."""
+
+    def __init__(self, features=6, width=8, classes=3, seed=0):
+        super().__init__(features, width, classes, seed)
+        self.side = nn.Linear(features, width)
+
+    def forward(self, x, labels=None):
+        self.side(x)
+        return super().forward(x, labels)
+
+
 class Images(Dataset):
     """Random images and labels."""
 

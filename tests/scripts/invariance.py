@@ -9,6 +9,8 @@ import sys
 import tempfile
 
 import torch
+from accelerate import Accelerator
+from launch import leave
 from tiny import Mlp, Rows, arguments
 from torch.nn.functional import cross_entropy
 from transformers import PretrainedConfig, TrainerCallback
@@ -73,7 +75,7 @@ def main():
         runs = [train(way, folder, processes) for way in ways]
     if torch.distributed.get_rank() == 0:
         print("RESULT " + json.dumps(runs), flush=True)
-    torch.distributed.destroy_process_group()
+    leave(Accelerator(cpu=True))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Run in one or more processes: train a small model by DiversityTrainer and print its log and its final weights.
 
-Arguments: a JSON dict with `model` ("mlp" | "bert"), `diversity` (DiversityConfig values), `size` and `eval_size` of
-the data and further TrainingArguments.
+Arguments: a JSON dict with `model` (a name in `MODELS`), `diversity` (DiversityConfig values), `size` and `eval_size`
+of the data and further TrainingArguments.
 """
 
 import json
@@ -9,14 +9,16 @@ import sys
 import tempfile
 
 from launch import leave
-from tiny import Mlp, Rows, Sentences, arguments, tiny_bert
+from tiny import Branched, Mlp, Rows, Sentences, arguments, tiny_bert
 
 from hf_diversity import DiversityConfig, DiversityTrainer
+
+MODELS = {"mlp": (Mlp, Rows), "branched": (Branched, Rows), "bert": (tiny_bert, Sentences)}
 
 
 def main():
     settings = json.loads(sys.argv[1])
-    model, data = {"mlp": (Mlp, Rows), "bert": (tiny_bert, Sentences)}[settings.pop("model")]
+    model, data = MODELS[settings.pop("model")]
     size, eval_size = settings.pop("size", 64), settings.pop("eval_size", 22)
     diversity = DiversityConfig(**settings.pop("diversity"))
     with tempfile.TemporaryDirectory() as folder:
@@ -25,8 +27,11 @@ def main():
             eval_dataset=data(eval_size, seed=7), diversity=diversity,
         )  # fmt: skip
         trainer.train()
+    # A sharded parameter is put together by all processes
+    state = {name: value.full_tensor() if hasattr(value, "full_tensor") else value
+             for name, value in trainer.model.state_dict().items()}  # fmt: skip
     if trainer.is_world_process_zero():
-        final = {name: value.flatten().tolist() for name, value in trainer.model.state_dict().items()}
+        final = {name: value.flatten().tolist() for name, value in state.items()}
         print("RESULT " + json.dumps({"history": trainer.state.log_history, "weights": final}), flush=True)
     leave(trainer.accelerator)
 
