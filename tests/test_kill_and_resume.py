@@ -94,7 +94,8 @@ def test_two_processes_killed_while_saving_resume_the_uninterrupted_run(tmp_path
     run("whole", resume=False)
     with pytest.raises(AssertionError, match="SIGKILL"):
         run("killed", resume=False, die="optimizer")
-    assert {path.name for path in (tmp_path / "killed").iterdir()} == {"checkpoint-4", "_incomplete"}
+    # the process that lives on may have removed what was written
+    assert {path.name for path in (tmp_path / "killed").iterdir()} - {"_incomplete"} == {"checkpoint-4"}
     run("killed", resume=True)
     assert_same_checkpoint(tmp_path / "whole" / "checkpoint-12", tmp_path / "killed" / "checkpoint-12")
     assert (tmp_path / "killed" / "checkpoint-12" / "rng_state_1.pth").is_file()
