@@ -203,6 +203,8 @@ def _weights_before(loss: Tensor) -> list[Tensor]:
         node = front.pop()
         if node is None or node in seen:
             continue
+        if node.name().startswith("CompiledFunction"):
+            return []  # one node for the whole model, which takes all its weights at once
         seen.add(node)
         direct = [w for following, _ in node.next_functions if (w := _matrix(following)) is not None]
         if direct:

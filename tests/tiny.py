@@ -11,6 +11,8 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import BertConfig, BertForSequenceClassification, TrainerCallback, TrainingArguments
 
+from hf_diversity import DiversityConfig, DiversityTrainer
+
 
 class Rows(Dataset):
     """Random inputs and labels, the same for the same seed; every item a dict."""
@@ -125,6 +127,33 @@ def assert_same(first, second, **tolerance):
     assert first.keys() == second.keys()
     for name in first:
         torch.testing.assert_close(first[name], second[name], **tolerance, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def regularizer_gradient(path, make, data, diversity, cls=DiversityTrainer, **kwargs):
+    """What the regulariser adds to each parameter's gradient: Trainer's weights minus ours after one step at rate 1.
+
+    All of `data` is one batch, so its order does not matter.
+    """
+    settings = {"max_steps": 1, "learning_rate": 1.0, "per_device_train_batch_size": len(data), **kwargs}
+    finals = []
+    for config in (DiversityConfig(diversity_weight=0.0), diversity):
+        trainer = cls(model=make(), args=arguments(path, **settings), train_dataset=data, diversity=config)
+        trainer.train()
+        finals.append(dict(trainer.model.named_parameters()))
+    return {name: (before - finals[1][name]).detach() for name, before in finals[0].items()}
+
+
+def assert_gradient(actual, penalty, model, rtol=1e-4, atol=2e-6):
+    """`actual` is the gradient of `penalty`, computed apart, with respect to the parameters of `model`."""
+    penalty.backward()
+    expected = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters()}
+    assert max(g.abs().max() for g in expected.values()) > 1e3 * atol
+    assert_same(actual, expected, rtol=rtol, atol=atol)
+
+
+def stack(data):
+    """All items as one batch, without the labels."""
+    return {key: torch.stack([item[key] for item in data]) for key in data[0] if key != "labels"}
 
 
 class Probe(TrainerCallback):
