@@ -19,8 +19,9 @@ from .compat import restore_weights
 from .config import DiversityConfig
 from .distributed import real_batch_size, world_size
 from .evaluation import DiversityMeter
-from .layers import check_output_layer, find_layers
+from .layers import find_layers
 from .loss_scale import ignores_num_items, task_loss_is_normalised
+from .output_head import check_output_layers
 from .regularizer import DiversityRegularizer, RegularizerOutput
 from .samples import position_mask, rows_by_layer, subsample
 from .timm_models import is_raw_timm_model, wrap_timm_model
@@ -189,7 +190,7 @@ class DiversityMixin(_TrainerBase):
         self._first_step = False
         if self.diversity.layers is None and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-            check_output_layer(model, capture.targets[0], task_loss)
+            check_output_layers(model, capture.targets, task_loss)
         examples = self._examples_if_one_is_left_over()
         if examples is None:
             return
