@@ -17,11 +17,15 @@ from torch.utils.hooks import RemovableHandle
 
 @dataclass(frozen=True)
 class LayerTarget:
-    """One layer to capture: a module's output, or its input if the module is the output head."""
+    """One layer to capture: a module's output, or its input if the module is the output head.
+
+    `prefix_tokens` of its positions (a ViT's class and register tokens) are not taken as samples.
+    """
 
     name: str
     module: nn.Module
     point: Literal["input", "output"] = "output"
+    prefix_tokens: int = 0
 
     def describe(self) -> str:
         """Words for messages."""

@@ -51,11 +51,11 @@ def _inputs(
         name = "pixel_values" if "pixel_values" in parameters else next(iter(parameters))
         return {name: torch.zeros(batch_size, channels, height, width, device=device)}
     config: Any = getattr(model, "config", None)
-    main = getattr(model, "main_input_name", None)
+    main = str(getattr(model, "main_input_name", None))
     if config is None or main not in parameters:
         raise ValueError(
-            f"no inputs can be made up for {type(model).__name__}: it is neither a timm model nor a transformers one with "
-            "a known main input; type inputs={...} with what its forward takes"
+            f"no inputs can be made up for {type(model).__name__}: it is neither a timm model nor a "
+            "transformers one with a known main input; type inputs={...} with what its forward takes"
         )
     if main == "pixel_values" and "input_ids" in parameters and hasattr(config, _TEXT):
         main = "input_ids"  # CLIP-like models need both

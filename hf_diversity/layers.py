@@ -5,15 +5,21 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import nn
 
 from .capture import LayerTarget
-from .module_names import plain_names
+from .module_names import bare_model, plain_names
 from .output_head import find_last_hidden_layers
 
+# Parameters of the embeddings in transformers; CLIP's class_embedding is a vector
+_PREFIX_TOKENS = ("cls_token", "class_embedding", "distillation_token", "register_tokens")
 
-def find_layers(model: nn.Module, patterns: Sequence[str] | None) -> list[LayerTarget]:
+
+def find_layers(
+    model: nn.Module, patterns: Sequence[str] | None, drop_prefix_tokens: bool = False
+) -> list[LayerTarget]:
     """Resolve `DiversityConfig.layers`.
 
     Args:
@@ -21,13 +27,18 @@ def find_layers(model: nn.Module, patterns: Sequence[str] | None) -> list[LayerT
         patterns: None for the last hidden layer (the input of the output head), or module names and patterns in which
             `*` and `?` stay within one dotted part and `**` crosses dots, as in file globs:
             "encoder.layer.*" selects the blocks, not what is inside them.
+        drop_prefix_tokens: see `DiversityConfig`.
 
     Returns:
         The layers, in the model's order, each once.
 
     Raises:
-        ValueError: a pattern matches nothing, or the output head cannot be told; with names to type instead.
+        ValueError: a pattern matches nothing, or the output head cannot be told; with names to type instead. Or the
+            number of prefix tokens cannot be told.
     """
+    if drop_prefix_tokens:
+        prefix = count_prefix_tokens(model)
+        return [replace(target, prefix_tokens=prefix) for target in find_layers(model, patterns)]
     if patterns is None:
         return find_last_hidden_layers(model)
     modules = dict(plain_names(model))
@@ -52,3 +63,30 @@ def _glob_to_regex(pattern: str) -> re.Pattern[str]:
     pieces = re.split(r"(\*\*|\*|\?)", pattern)
     wild = {"**": ".*", "*": r"[^.]*", "?": r"[^.]"}
     return re.compile("".join(wild.get(piece, re.escape(piece)) for piece in pieces))
+
+
+def count_prefix_tokens(model: nn.Module) -> int:
+    """How many tokens of a vision transformer come before its patches: class, distillation and register tokens.
+
+    timm models say so (`num_prefix_tokens`); in transformers the embeddings hold the tokens as parameters.
+
+    Raises:
+        ValueError: neither is there, or there are several such modules.
+    """
+    bare = bare_model(model)
+    number = getattr(getattr(bare, "timm_model", bare), "num_prefix_tokens", None)
+    if isinstance(number, int):
+        found = [number]
+    else:
+        found = [
+            sum(t.shape[-2] if t.ndim > 1 else 1 for t in tokens)
+            for module in bare.modules()
+            if (tokens := [p for name in _PREFIX_TOKENS if (p := module._parameters.get(name)) is not None])
+        ]
+    if len(found) != 1 or found[0] == 0:
+        raise ValueError(
+            f"drop_prefix_tokens is True, but {type(bare).__name__} "
+            f"{'has several sets of' if len(found) > 1 else 'shows no'} class or register tokens, so the number to "
+            "drop cannot be told; type drop_prefix_tokens=False"
+        )
+    return found[0]
