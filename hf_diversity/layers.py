@@ -44,7 +44,7 @@ def find_layers(
     modules = dict(plain_names(model))
     chosen: set[str] = set()
     for pattern in patterns:
-        expression = _glob_to_regex(pattern)
+        expression = glob_to_regex(pattern)
         matches = [name for name in modules if expression.fullmatch(name)]
         if not matches:
             near = difflib.get_close_matches(pattern, modules, n=5, cutoff=0)
@@ -59,7 +59,8 @@ def find_layers(
     return list(targets.values())
 
 
-def _glob_to_regex(pattern: str) -> re.Pattern[str]:
+def glob_to_regex(pattern: str) -> re.Pattern[str]:
+    """The expression of a pattern in which `*` and `?` stay within a dotted part and `**` crosses dots."""
     pieces = re.split(r"(\*\*|\*|\?)", pattern)
     wild = {"**": ".*", "*": r"[^.]*", "?": r"[^.]"}
     return re.compile("".join(wild.get(piece, re.escape(piece)) for piece in pieces))
