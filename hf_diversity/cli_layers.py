@@ -64,7 +64,8 @@ def build_model(name: str, image_size: int | None = None) -> nn.Module:
     """
     if timm.is_model(name):
         try:
-            return timm.create_model(name, **({"img_size": image_size} if image_size else {}))
+            size: dict[str, Any] = {"img_size": image_size} if image_size else {}
+            return timm.create_model(name, **size)
         except TypeError:  # convolutions take any size, and no argument
             return timm.create_model(name)
     try:

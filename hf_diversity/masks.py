@@ -37,12 +37,14 @@ def position_mask(inputs: Mapping[str, Any], target: LayerTarget, is_encoder_dec
             return mask
         labels = inputs.get("labels")
         return labels.ne(-100) if isinstance(labels, Tensor) and labels.ndim == 2 else None
-    given = inputs.get("attention_mask")
+    given: Any = inputs.get("attention_mask")
     mask = _from_attention(given)
     if mask is not None and given.ndim == 2:
         return mask
     packed = _from_packing(inputs)
-    return packed * mask if packed is not None and mask is not None else (packed if mask is None else mask)
+    if mask is None or packed is None:
+        return packed if mask is None else mask
+    return packed * mask
 
 
 def _from_attention(mask: Any) -> Tensor | None:

@@ -79,10 +79,9 @@ def _timm_without_classes(model: nn.Module) -> nn.Module | None:
 
 def _by_structure(model: nn.Module) -> list[nn.Module]:
     """The layers that seem to make the outputs; none or several where structure does not tell."""
-    if hasattr(model, "timm_model"):
-        model = model.timm_model
-    if is_raw_timm_model(model):
-        classifier = model.get_classifier()
+    timm_model: Any = getattr(model, "timm_model", model)
+    if is_raw_timm_model(timm_model):
+        classifier = timm_model.get_classifier()
         parts = classifier if isinstance(classifier, tuple | list | nn.ModuleList) else [classifier]
         ends = [list(_output_layers(part))[-1:] for part in parts if isinstance(part, nn.Module)]
         return [layer for end in ends for layer in end]

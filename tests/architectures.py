@@ -75,7 +75,7 @@ CLASSES = {
     **_of("RegNetConfig", {"embedding_size": 8, **_STAGES, "groups_width": 8}, "RegNetForImageClassification"),
     # two towers, and classifiers over one of them
     **_of("CLIPConfig", _TOWERS, "CLIPModel", "CLIPForImageClassification"),
-    **_of("SiglipConfig", _TOWERS, "SiglipForImageClassification"),
+    **_of("SiglipConfig", {"text_config": _BERT, "vision_config": _VIT}, "SiglipForImageClassification"),
     # sound
     **_of("ASTConfig", {**_VIT, "num_mel_bins": 16, "max_length": 32, "frequency_stride": 8, "time_stride": 8},
           "ASTForAudioClassification"),

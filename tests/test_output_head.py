@@ -6,13 +6,15 @@ import torch
 import transformers
 from architectures import CLASSES, tiny_transformer
 from head_oracle import head_inputs
-from tiny import tiny_bert
+from tiny import Images, arguments, tiny_bert
 from torch import nn
 
+from hf_diversity import DiversityTrainer
 from hf_diversity.capture import ActivationCapture
 from hf_diversity.dummy_inputs import dummy_inputs
 from hf_diversity.layers import find_layers
 from hf_diversity.output_head import check_output_layers, find_last_hidden_layers
+from hf_diversity.timm_models import wrap_timm_model
 
 FAMILIES = [
     "beit", "byobnet", "convnext", "crossvit", "deit", "densenet", "dla", "dpn", "edgenext", "efficientformer",
@@ -176,3 +178,22 @@ def test_wrappers_around_a_model_with_two_heads():
     names = [t.name for t in find_layers(model, None)]
     for wrapper in (nn.DataParallel(model), torch.compile(model, backend="eager")):
         assert [t.name for t in find_layers(wrapper, None)] == names == ["head", "head_dist"]
+
+
+def test_a_layer_that_is_never_called_is_no_head():
+    """SigLIP's attention pooling reads the weight of its `out_proj` without running it, and adds to a residual."""
+    with pytest.raises(ValueError, match=r"found: none.*layers=\[\.\.\.\]"):
+        with torch.device("meta"):
+            find_last_hidden_layers(transformers.SiglipModel(transformers.SiglipConfig()))
+
+
+def test_two_heads_train(tmp_path):
+    model = timm.create_model("deit_tiny_distilled_patch16_224", num_classes=4, in_chans=1, img_size=32, depth=1)
+    args = arguments(tmp_path, max_steps=2)
+    trainer = DiversityTrainer(
+        model=wrap_timm_model(model, {"in_chans": 1, "img_size": 32, "depth": 1}), args=args, train_dataset=Images()
+    )
+    trainer.train()
+    record = trainer.state.log_history[0]
+    parts = [record[f"diversity/timm_model.{head}"] for head in ("head", "head_dist")]
+    assert parts[0] != parts[1] and sum(parts) == pytest.approx(record["diversity"])
