@@ -196,10 +196,9 @@ def _without_storage(model: nn.Module) -> nn.Module:
 
 
 def _outputs(output: Any) -> list[Tensor]:
-    """The tensors that a loss would be made from: the logits where they have that name, or else the first."""
+    """The tensors that a loss would be made from; of named outputs the logits, without which there is no head."""
     if hasattr(output, "items"):
-        logits = [value for key, value in output.items() if "logits" in key]
-        output = logits or list(output.values())[:1]
+        output = [value for key, value in output.items() if "logits" in key]
     if isinstance(output, Tensor):
         return [output]
     return [tensor for part in output for tensor in _outputs(part)] if isinstance(output, tuple | list) else []
