@@ -1,7 +1,15 @@
 """Within-layer diversity regularisation for the Hugging Face Trainer."""
 
 from .config import DiversityConfig
+from .inspection import inspect_layers
 from .trainer import DiversityMixin, DiversitySeq2SeqTrainer, DiversityTrainer
 
 __version__ = "0.1.0.dev0"
-__all__ = ["DiversityConfig", "DiversityMixin", "DiversitySeq2SeqTrainer", "DiversityTrainer", "__version__"]
+__all__ = [
+    "DiversityConfig",
+    "DiversityMixin",
+    "DiversitySeq2SeqTrainer",
+    "DiversityTrainer",
+    "__version__",
+    "inspect_layers",
+]

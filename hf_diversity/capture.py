@@ -23,12 +23,14 @@ class LayerTarget:
 
     `stand_in` is a module whose output is that input. It is taken where the head did not run: kernels that fuse a
     language model's head with its loss (TRL, Liger) read the head's weight and never call it.
+    `prefix_tokens` of its positions (a ViT's class and register tokens) are not taken as samples.
     """
 
     name: str
     module: nn.Module
     point: Literal["input", "output"] = "output"
     stand_in: nn.Module | None = None
+    prefix_tokens: int = 0
 
     def describe(self) -> str:
         """Words for messages."""

@@ -100,6 +100,17 @@ class DiversityConfig:
             "tokens."
         },
     )
+    unit_axis: int | None = field(
+        default=None,
+        metadata={
+            "help": "The axis of a layer's activations that counts units, as in a tensor's shape (1 for (N, C, H, W), "
+            "-1 for (N, T, D)). Default: told by the layers in the module."
+        },
+    )
+    drop_prefix_tokens: bool = field(
+        default=False,
+        metadata={"help": "Leave the class and register tokens of a vision transformer out of the samples."},
+    )
     max_samples: int | None = field(
         default=None, metadata={"help": "Use at most this many samples per step and process, drawn at random."}
     )
@@ -162,6 +173,18 @@ class DiversityConfig:
             )
         if not (math.isfinite(_number("jitter", self.jitter)) and self.jitter >= 0):
             raise ValueError(f"jitter is {self.jitter}: it must be finite and >= 0; type jitter=1e-4")
+        if self.unit_axis is not None:
+            if isinstance(self.unit_axis, bool) or not isinstance(self.unit_axis, int):
+                raise TypeError(f"unit_axis is {self.unit_axis!r}: it must be a whole number or None")
+            if self.unit_axis == 0:
+                raise ValueError("unit_axis is 0: the first axis is the batch; type unit_axis=1 or unit_axis=-1")
+        if not isinstance(self.drop_prefix_tokens, bool):
+            raise TypeError(f"drop_prefix_tokens is {self.drop_prefix_tokens!r}: it must be True or False")
+        if self.drop_prefix_tokens and self.samples == "first":
+            raise ValueError(
+                'drop_prefix_tokens is True and samples is "first", which is a prefix token; type '
+                'samples="positions", or drop_prefix_tokens=False'
+            )
         if self.max_samples is not None:
             if isinstance(self.max_samples, bool) or not isinstance(self.max_samples, int):
                 raise TypeError(f"max_samples is {self.max_samples!r}: it must be a whole number or None")

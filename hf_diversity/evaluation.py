@@ -14,9 +14,10 @@ from .capture import ActivationCapture
 from .config import DiversityConfig
 from .distributed import sum_over_processes
 from .layers import find_layers
+from .masks import position_mask
 from .measures import Logdet, Measure, make_measure
 from .regularizer import NonFiniteRegularizerError, check_rows, norm_statistic, why_not_finite
-from .samples import position_mask, rows_by_layer
+from .samples import rows_by_layer
 
 
 @dataclass
@@ -157,7 +158,7 @@ def measure_layers(
     """
     diversity = diversity or DiversityConfig()
     fixed = gamma if gamma is not None else (None if diversity.gamma == "median" else float(diversity.gamma))
-    targets = find_layers(model, diversity.layers)
+    targets = find_layers(model, diversity.layers, diversity.drop_prefix_tokens)
     capture = ActivationCapture(targets, model)
     matrix = Logdet(diversity)  # its statistic is S, from which every measure follows
     meter = DiversityMeter(matrix, lambda name: fixed)
@@ -173,7 +174,7 @@ def measure_layers(
                     model(**batch)
                 activations = capture.take(store, training=False)
                 masks = {t.name: position_mask(batch, t, is_encoder_decoder) for t in targets}
-                meter.update(rows_by_layer(activations, targets, diversity.samples, masks))
+                meter.update(rows_by_layer(activations, targets, diversity, masks))
     finally:
         for module, training in modes.items():
             module.training = training

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.utils import logging
 
 from .capture import LayerTarget
+from .config import DiversityConfig
+from .masks import PACKED
 
 logger = logging.get_logger(__name__)
 
@@ -84,9 +85,8 @@ def to_samples(
         activations: (N, D), (N, T, D), (N, C, H, W) or (N, H, W, C).
         axis: the axis that counts units, see `unit_axis`.
         samples: "positions", "pooled", "first" or "auto", see `DiversityConfig.samples`.
-        mask: (N, T), non-zero where a position of rank-3 activations is real; padding is left out of every form. A
-        mask
-            of another shape belongs to another tensor and is ignored.
+        mask: (N, T), see `masks.position_mask`: padding is left out of every form, and a packed row counts as its
+            sequences. A mask of another shape belongs to another tensor and is ignored.
         name: the layer, for error messages.
 
     Returns:
@@ -101,6 +101,8 @@ def to_samples(
             "axis; name another layer"
         )
     if activations.ndim == 2:
+        if mask is not None and mask.shape[1] > 1 and activations.shape[0] == mask.numel():
+            return activations[mask.flatten().ne(0)]  # positions flattened into the first axis, as experts do
         return activations
     units_last = activations.movedim(axis, -1)
     if samples == "auto":
@@ -120,11 +122,16 @@ def to_samples(
             )
         if mask is None:
             return units_last[:, 0]
+        if mask.dtype == PACKED:
+            before = torch.nn.functional.pad(mask, (1, 0))[:, :-1]
+            return units_last[mask.ne(0) & mask.ne(before)]
         first = mask.to(torch.int8).ne(0).to(torch.int8).argmax(dim=1)  # left padding moves the first token
         return units_last[torch.arange(len(first), device=first.device), first]
     if samples == "pooled":
         if mask is None:
             return units_last.flatten(1, -2).mean(dim=1)
+        if mask.dtype == PACKED:
+            return _mean_of_sequences(units_last, mask)
         # In float32 at least: a sum over positions loses digits in half precision, and with them the gradient's sign
         weight = mask.ne(0).to(torch.promote_types(units_last.dtype, torch.float32)).unsqueeze(-1)
         real = weight.sum(dim=1)
@@ -146,31 +153,20 @@ def subsample(rows: Tensor, max_samples: int | None, seed: int) -> Tensor:
     return rows[chosen.to(rows.device, non_blocking=True)]
 
 
-def position_mask(
-    inputs: Mapping[str, Any], target: LayerTarget, is_encoder_decoder: bool
-) -> Tensor | list[Tensor] | None:
-    """The mask of real tokens that belongs to a layer, from the model's inputs; None if there is none.
-
-    An encoder-decoder model has two: everything outside its encoder works on the decoder's tokens, whose padding is in
-    `decoder_attention_mask` or shows as the label -100. A loss of sentence-transformers calls the model once for each
-    column of texts, in their order: a list holds the `<column>_attention_mask` of each.
-    """
-    if is_encoder_decoder and "encoder" not in target.name.split("."):
-        if (mask := inputs.get("decoder_attention_mask")) is not None:
-            return mask
-        labels = inputs.get("labels")
-        return labels.ne(-100) if isinstance(labels, Tensor) and labels.ndim == 2 else None
-    columns = [value for name, value in inputs.items() if name.endswith("_attention_mask")]
-    if "attention_mask" not in inputs and columns and not is_encoder_decoder:
-        return columns
-    mask = inputs.get("attention_mask")
-    return mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
+def _mean_of_sequences(activations: Tensor, sequences: Tensor) -> Tensor:
+    """The mean over each sequence of packed rows; (N, T, D) and (N, T) to (number of sequences, D)."""
+    real = sequences.ne(0)
+    rows = torch.arange(len(sequences), device=sequences.device).unsqueeze(1) * (sequences.shape[1] + 1)
+    found, member = torch.unique((rows + sequences)[real], return_inverse=True)
+    values = activations[real].to(torch.promote_types(activations.dtype, torch.float32))
+    sums = values.new_zeros(len(found), values.shape[1]).index_add(0, member, values)
+    return sums / torch.bincount(member, minlength=len(found)).unsqueeze(1)
 
 
 def rows_by_layer(
     activations: Mapping[str, list[Tensor]],
     targets: Sequence[LayerTarget],
-    samples: str,
+    config: DiversityConfig,
     masks: Mapping[str, Tensor | list[Tensor] | None],
     real_share: tuple[int, int] | None = None,
 ) -> dict[str, Tensor]:
@@ -179,16 +175,17 @@ def rows_by_layer(
     Args:
         activations: by layer, one tensor for each time it ran; all of them are samples.
         targets: the layers.
-        samples: see `to_samples`.
-        masks: real tokens by layer, see `position_mask`; with a list of m, each m-th part of what was captured in
-            turn belongs to one.
+        config: its `samples` and `unit_axis`.
+        masks: real tokens by layer, see `masks.position_mask`; with a list of m, each m-th part of what was captured
+            in turn belongs to one.
         real_share: (k, B): only the first k of the batch's B examples are real; None for all.
 
     Returns:
         (N, D) rows by layer.
 
     Raises:
-        ValueError: a layer's first axis does not hold whole examples, where only some of them are real.
+        ValueError: a layer's first axis does not hold whole examples, where only some of them are real; or its
+            activations have no such axis as `unit_axis`.
     """
     rows = {}
     for target in targets:
@@ -206,8 +203,28 @@ def rows_by_layer(
                         "per_device_eval_batch_size that divides the evaluation set, or name another layer"
                     )
                 keep = tensor.shape[0] // batch * real
-            mask = mask[:keep] if mask is not None and mask.shape[0] == tensor.shape[0] else None
-            axis = unit_axis(target.module, tensor, target.name)
-            pieces.append(to_samples(tensor[:keep], axis, samples, mask, target.name))
+            mask = _mask_of(tensor, mask, keep)
+            if target.prefix_tokens and tensor.ndim == 3:
+                if mask is not None and mask.shape[1] == tensor.shape[1]:
+                    mask = mask[:, target.prefix_tokens :]
+                tensor = tensor[:, target.prefix_tokens :]
+            axis = config.unit_axis
+            if axis is None:
+                axis = unit_axis(target.module, tensor, target.name)
+            elif not -tensor.ndim < axis < tensor.ndim or (tensor.ndim == 2 and axis not in (1, -1)):
+                raise ValueError(
+                    f"unit_axis is {axis}, but {target.describe()} gives activations of shape {tuple(tensor.shape)}, "
+                    "whose first axis is the batch; type unit_axis=None to have it found, or another axis"
+                )
+            pieces.append(to_samples(tensor[:keep], axis, config.samples, mask, target.name))
         rows[target.name] = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
     return rows
+
+
+def _mask_of(tensor: Tensor, mask: Tensor | None, keep: int) -> Tensor | None:
+    """The mask of the first `keep` rows of a layer's activations; None where it cannot be this layer's."""
+    if mask is not None and mask.shape[0] == tensor.shape[0]:
+        return mask[:keep]
+    if mask is not None and tensor.ndim == 2 and tensor.shape[0] == mask.numel() and keep == tensor.shape[0]:
+        return mask
+    return None

@@ -20,12 +20,14 @@ from .config import DiversityConfig
 from .ddp import captured_as_outputs
 from .distributed import real_batch_size, world_size
 from .evaluation import DiversityMeter
-from .layers import check_output_layer, find_layers
+from .layers import find_layers
 from .loss_scale import ignores_num_items, task_loss_is_normalised
+from .masks import position_mask
 from .nonfinite import StepGuard
+from .output_head import check_output_layers
 from .regularizer import DiversityRegularizer, NonFiniteRegularizerError, RegularizerOutput
 from .rehearsal import rehearsal
-from .samples import position_mask, rows_by_layer, subsample
+from .samples import rows_by_layer, subsample
 from .timm_models import is_raw_timm_model, wrap_timm_model
 from .training_log import TrainingLog
 
@@ -173,7 +175,7 @@ class DiversityMixin(CheckpointMixin):
         if self._meter is not None and not training:
             real = batch_size if batch_size is None else real_batch_size(self.accelerator, batch_size)
             share = None if batch_size is None or real is None or real == batch_size else (real, batch_size)
-            self._meter.update(rows_by_layer(activations, capture.targets, self.diversity.samples, masks, share))
+            self._meter.update(rows_by_layer(activations, capture.targets, self.diversity, masks, share))
             return result
         rows = self._rows(activations, capture, masks)
         task_loss = result[0] if return_outputs else result
@@ -207,7 +209,7 @@ class DiversityMixin(CheckpointMixin):
         return {t.name: position_mask(inputs, t, self._is_encoder_decoder()) for t in capture.targets}
 
     def _rows(self, activations, capture, masks) -> dict[str, torch.Tensor]:
-        return rows_by_layer(activations, capture.targets, self.diversity.samples, masks)
+        return rows_by_layer(activations, capture.targets, self.diversity, masks)
 
     def _drawn(self, rows: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """At most `max_samples` of them; others in every step and process, without the global random state."""
@@ -220,10 +222,14 @@ class DiversityMixin(CheckpointMixin):
     def _check_first_step(self, capture, task_loss, rows, batch_size) -> None:
         """What only a forward pass can tell, before anything was trained."""
         self._first_step = False
+        if self.args.process_index == 0:
+            for target in capture.targets:  # a warning, since Trainer's level hides anything less
+                samples, units = rows[target.name].shape
+                logger.warning(f"{target.describe()}: {units} units, {samples} samples")
         plain = not (self.is_fsdp_enabled or self.is_deepspeed_enabled or self.args.n_gpu > 1)
         if self.diversity.layers is None and plain:
             model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-            check_output_layer(model, capture.targets[0], task_loss)
+            check_output_layers(model, capture.targets, task_loss)
         examples = self._examples_if_one_is_left_over()
         if examples is None:
             return
@@ -269,7 +275,9 @@ class DiversityMixin(CheckpointMixin):
         """The capture of this model's layers; made anew where `model_init` or FSDP replaced the model."""
         model = self.accelerator.unwrap_model(model, keep_torch_compile=False)
         if self._capture is None or self._capture_model is None or self._capture_model() is not model:
-            self._capture = ActivationCapture(find_layers(model, self.diversity.layers), model)
+            self._capture = ActivationCapture(
+                find_layers(model, self.diversity.layers, self.diversity.drop_prefix_tokens), model
+            )
             self._capture_model = weakref.ref(model)
         return self._capture
 

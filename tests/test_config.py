@@ -96,3 +96,18 @@ def test_bad_values_are_refused_with_a_cure(kwargs, error, words):
 )
 def test_is_active(kwargs, active):
     assert DiversityConfig(**kwargs).is_active is active
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "said"),
+    [
+        ({"unit_axis": 0}, ValueError, "first axis is the batch; type unit_axis=1"),
+        ({"unit_axis": 1.5}, TypeError, "unit_axis is 1.5"),
+        ({"unit_axis": True}, TypeError, "unit_axis is True"),
+        ({"drop_prefix_tokens": 1}, TypeError, "drop_prefix_tokens is 1"),
+        ({"drop_prefix_tokens": True, "samples": "first"}, ValueError, "drop_prefix_tokens=False"),
+    ],
+)
+def test_what_a_unit_and_a_sample_is(fields, error, said):
+    with pytest.raises(error, match=said):
+        DiversityConfig(**fields)

@@ -4,7 +4,9 @@ import torch
 from torch import nn
 
 from hf_diversity.capture import ActivationCapture, LayerTarget
-from hf_diversity.samples import position_mask, rows_by_layer, subsample, to_samples, unit_axis
+from hf_diversity.config import DiversityConfig
+from hf_diversity.masks import position_mask
+from hf_diversity.samples import rows_by_layer, subsample, to_samples, unit_axis
 
 
 def test_matrix_is_taken_as_it_is():
@@ -98,16 +100,16 @@ def test_masks_of_encoder_decoder_models():
         LayerTarget("model.encoder.layers.0", nn.Identity()),
     )
     assert position_mask(inputs, head, True).tolist() == [[True, True, False]]
-    assert position_mask(inputs, encoder, True) is inputs["attention_mask"]
-    assert position_mask(inputs, head, False) is inputs["attention_mask"]
+    assert position_mask(inputs, encoder, True).tolist() == [[True, True, True]]
+    assert position_mask(inputs, head, False).tolist() == [[True, True, True]]
     inputs["decoder_attention_mask"] = torch.zeros(1, 3)
-    assert position_mask(inputs, head, True) is inputs["decoder_attention_mask"]
+    assert position_mask(inputs, head, True).tolist() == [[False, False, False]]
 
 
 def test_rows_by_layer_takes_every_call_and_the_real_examples():
     target = LayerTarget("fc", nn.Linear(3, 3))
     first, second = torch.randn(4, 3), torch.randn(4, 3)
-    rows = rows_by_layer({"fc": [first, second]}, [target], "auto", {}, real_share=(2, 4))
+    rows = rows_by_layer({"fc": [first, second]}, [target], DiversityConfig(), {}, real_share=(2, 4))
     assert torch.equal(rows["fc"], torch.cat([first[:2], second[:2]]))
 
 
@@ -115,10 +117,10 @@ def test_real_examples_of_a_layer_with_several_rows_an_example():
     """Window attention folds positions into the first axis."""
     target = LayerTarget("windows", nn.Linear(3, 3))
     windows = torch.randn(8, 3)
-    rows = rows_by_layer({"windows": [windows]}, [target], "auto", {}, real_share=(3, 4))
+    rows = rows_by_layer({"windows": [windows]}, [target], DiversityConfig(), {}, real_share=(3, 4))
     assert torch.equal(rows["windows"], windows[:6])
     with pytest.raises(ValueError, match="layer 'windows'.*per_device_eval_batch_size"):
-        rows_by_layer({"windows": [windows[:7]]}, [target], "auto", {}, real_share=(3, 4))
+        rows_by_layer({"windows": [windows[:7]]}, [target], DiversityConfig(), {}, real_share=(3, 4))
 
 
 class Moved(nn.Module):

@@ -1,5 +1,6 @@
 """The trainer against a hand-written loop, against Trainer, and in its promises."""
 
+import logging
 import math
 
 import pytest
@@ -348,3 +349,18 @@ def test_a_changed_config_is_validated_and_used_by_the_next_training(tmp_path):
     config.diversity_weight = -5.0
     with pytest.raises(ValueError, match="diversity_weight is -5.0"):
         trainer.train()
+
+
+def test_units_and_samples_are_printed_once_a_layer(tmp_path, caplog):
+    caplog.set_level("WARNING")
+    logging.getLogger("transformers").propagate = True  # as caplog needs it
+    try:
+        DiversityTrainer(
+            model=tiny_bert(), args=arguments(tmp_path), train_dataset=Sentences(),
+            diversity=DiversityConfig(layers=["bert.encoder.layer.0", "classifier"]),
+        ).train()  # fmt: skip
+    finally:
+        logging.getLogger("transformers").propagate = False
+    lines = [m for m in caplog.messages if "units" in m]
+    assert len(lines) == 2 and lines[1] == "layer 'classifier': 3 units, 4 samples"
+    assert lines[0].startswith("layer 'bert.encoder.layer.0': 16 units, ")

@@ -1,0 +1,132 @@
+"""`hf-diversity layers MODEL`: which modules can be named, and what each would give the regulariser."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import timm
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, AutoModel
+
+from .config import SAMPLES, DiversityConfig
+from .inspection import Inspection, LayerRow, inspect_layers
+from .layers import glob_to_regex
+
+_WIDTH = 100
+_NOTHING = {"Identity", "Dropout", "DropPath", "StochasticDepth"}  # give what they receive
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the sub-command."""
+    parser = subparsers.add_parser(
+        "layers",
+        help="print the modules that DiversityConfig(layers=[...]) can name",
+        description="Print the modules of a model that can be regularised. Weights are neither needed nor loaded.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="a timm name, a Hub id, or a folder with a config.json")
+    parser.add_argument("--batch-size", type=int, default=32, help="examples in a batch (default: %(default)s)")
+    parser.add_argument("--sequence-length", type=int, help="tokens of a text, or samples of a sound")
+    parser.add_argument("--image-size", type=int, help="height and width of images (default: the model's)")
+    parser.add_argument("--samples", choices=SAMPLES, default="auto", help="see DiversityConfig (default: auto)")
+    parser.add_argument("--match", metavar="PATTERN", help='only these modules, say "**.mlp" or "encoder.layer.*"')
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the table of the model that was asked for."""
+    for name in ("batch_size", "sequence_length", "image_size"):
+        if (value := getattr(arguments, name)) is not None and value < (2 if name == "batch_size" else 1):
+            raise ValueError(f"--{name.replace('_', '-')} is {value}: similarity needs 2 examples of 1 at least")
+    how: dict[str, Any] = {
+        "diversity": DiversityConfig(samples=arguments.samples),
+        "batch_size": arguments.batch_size,
+        "sequence_length": arguments.sequence_length,
+        "image_size": arguments.image_size,
+    }
+    try:
+        with torch.device("meta"):
+            model = build_model(arguments.model, arguments.image_size)
+        inspection = inspect_layers(model, **how)
+    except (RuntimeError, NotImplementedError):  # it looks at numbers, which there are none of
+        inspection = inspect_layers(build_model(arguments.model, arguments.image_size), **how)
+    print(table(arguments.model, inspection, arguments.match))
+    return 0
+
+
+def build_model(name: str, image_size: int | None = None) -> nn.Module:
+    """The architecture of a timm name, a Hub id or a folder, with random weights.
+
+    Raises:
+        ValueError: timm does not know the name, and there is no configuration by that name either.
+    """
+    if timm.is_model(name):
+        try:
+            size: dict[str, Any] = {"img_size": image_size} if image_size else {}
+            return timm.create_model(name, **size)
+        except TypeError:  # convolutions take any size, and no argument
+            return timm.create_model(name)
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        near = timm.list_models(f"*{name.split('/')[-1]}*")[:3]
+        cause = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"{name!r} is no timm model, and no transformers configuration was found for it: {cause} Type a name from "
+            f"timm.list_models(){''.join(f', {n}' for n in near)}, a Hub id, or a folder with a config.json"
+        ) from error
+    if image_size is not None and hasattr(config, "image_size"):
+        config.image_size = image_size
+    architecture = getattr(transformers, next(iter(config.architectures or ()), ""), None)
+    return architecture(config) if architecture is not None else AutoModel.from_config(config)
+
+
+def table(name: str, inspection: Inspection, match: str | None = None) -> str:
+    """The rows as text of at most 100 columns.
+
+    Raises:
+        ValueError: `match` matches no module.
+    """
+    rows = [row for row in inspection.rows if row.units is not None and row.kind not in _NOTHING]
+    defaults = [row for row in inspection.rows if row.default and row.units is not None]
+    hidden = len(inspection.rows) - len(rows)
+    if match is not None:
+        expression = glob_to_regex(match)
+        rows = [row for row in rows if expression.fullmatch(row.name)]
+        if not rows:
+            raise ValueError(f"--match {match!r} matches no module of {name}; type ** to cross dots")
+    head = ("layer", "module", "output, batch first", "units", "samples", "ms")
+    cells = [head] + [
+        (_short(row), _cut(row.kind, 20), " x ".join(map(str, row.shape or ())), f"{row.units}", f"{row.samples}",
+         f"{row.milliseconds:.2g}" if (row.milliseconds or 0) < 10 else f"{row.milliseconds:.0f}")
+        for row in rows
+    ]  # fmt: skip
+    widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
+    widths[0] = min(widths[0], _WIDTH - sum(widths[1:]) - 2 * (len(head) - 1))
+    lines = ["  ".join(_align(c, w, i) for i, (c, w) in enumerate(zip(line, widths, strict=True))) for line in cells]
+    notes = [
+        f"{len(rows)} modules; a forward pass of the batch is {inspection.forward_flops / 1e9:.3g} GFLOP.",
+        "ms: an estimate of direct with its gradient for one batch, on one CPU thread.",
+    ]
+    if hidden:
+        notes.append(f"{hidden} more modules have no activations of their own, or cannot be regularised.")
+    if defaults:
+        notes.append(f"* layers=None takes {', '.join(f'the {row.point} of {row.name!r}' for row in defaults)}.")
+    elif inspection.no_default:
+        notes.append("layers=None finds no output head here: name layers.")
+    return "\n".join([*(line.rstrip() for line in lines), "", *notes])
+
+
+def _short(row: LayerRow) -> str:
+    return f"* {row.name} ({row.point})" if row.default else row.name
+
+
+def _align(cell: str, width: int, column: int) -> str:
+    return _cut(cell, width).ljust(width) if column < 3 else cell.rjust(width)
+
+
+def _cut(text: str, width: int) -> str:
+    """The end of a long name, which tells modules apart."""
+    return text if len(text) <= width else "…" + text[len(text) - width + 1 :]
