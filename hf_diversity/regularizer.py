@@ -125,12 +125,15 @@ class DiversityRegularizer:
         """The configuration as plain values."""
         return self.config.to_dict()
 
-    def __call__(self, rows: Mapping[str, Tensor], step: int) -> RegularizerOutput:
+    def __call__(
+        self, rows: Mapping[str, Tensor], step: int, factors: Mapping[str, Tensor] | None = None
+    ) -> RegularizerOutput:
         """Compute the regulariser of one batch.
 
         Args:
             rows: (N, D) activations by layer, N samples of D units; N may differ between layers and processes.
             step: optimiser steps done so far.
+            factors: of each layer's part of the penalty, 0-dim; the parts themselves are as without.
 
         Returns:
             The penalty and its parts. With `sync="global"` they are those of all processes' samples.
@@ -153,10 +156,12 @@ class DiversityRegularizer:
                     size = norm_statistic(values.detach()).item()
                     cause = why_not_finite(size, float(gammas.get(name, 0.0)), 0.0) or str(error)
                     raise NonFiniteRegularizerError(_not_finite_message(name, step, cause)) from error
+                mine = []
                 if self.config.activation_weight > 0:
-                    terms.append(self.config.activation_weight * norm)
+                    mine.append(self.config.activation_weight * norm)
                 if self.config.diversity_weight > 0 and diversity is not None:
-                    terms.append(self.config.diversity_weight * diversity)
+                    mine.append(self.config.diversity_weight * diversity)
+                terms += [term if factors is None else term * factors[name].to(term) for term in mine]
                 layers[name] = LayerParts(
                     norm.detach(), gammas.get(name), None if diversity is None else diversity.detach()
                 )

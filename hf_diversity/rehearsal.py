@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,3 +45,12 @@ def rehearsal(model: nn.Module) -> Iterator[None]:
                 module._buffers[name] = buffer
         for module, mode in modes.items():
             module.training = mode
+
+
+def takes_inputs(model: nn.Module, inputs: Mapping[str, Any]) -> bool:
+    """Whether a batch is the model's own arguments, so that no `compute_loss` has to run, which may count tokens."""
+    try:
+        inspect.signature(model.forward).bind(**inputs)
+    except TypeError:
+        return False
+    return True

@@ -26,10 +26,11 @@ from .masks import position_mask
 from .nonfinite import StepGuard
 from .output_head import check_output_layers
 from .regularizer import DiversityRegularizer, NonFiniteRegularizerError, RegularizerOutput
-from .rehearsal import rehearsal
+from .rehearsal import rehearsal, takes_inputs
 from .samples import rows_by_layer, subsample
 from .timm_models import is_raw_timm_model, wrap_timm_model
 from .training_log import TrainingLog
+from .window import Window
 
 logger = logging.get_logger(__name__)
 
@@ -74,6 +75,7 @@ class DiversityMixin(CheckpointMixin):
         self._unchecked: RegularizerOutput | None = None
         self._first_step = True
         self._guard = StepGuard(skip=False)
+        self._window: Window | None = None
         self._measured: set[str] = set()
         if args and is_raw_timm_model(args[0]):
             args = (wrap_timm_model(args[0]), *args[1:])
@@ -118,10 +120,16 @@ class DiversityMixin(CheckpointMixin):
         return super()._inner_training_loop(batch_size, args, resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """Get the micro-batches of a step; before the very first one, set gamma from all of them."""
+        """Get the micro-batches of a step, and see how much each counts; for the first step, set gamma from all."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if len(batches) > 1 and self.diversity.is_active and self._regularizer.wants_calibration:
-            self._regularizer.calibrate(self._rehearse(batches, items), self.state.global_step)
+        self._window = None
+        if len(batches) > 1 and self.diversity.is_active:
+            capture = self._capture_for(self.model)
+            masks = [self._masks(capture, inputs) for inputs in batches]
+            together = self.diversity.sync == "global" and world_size() > 1
+            self._window = Window(masks, [find_batch_size(inputs) for inputs in batches], together, self.args.device)
+            if self._regularizer.wants_calibration:
+                self._regularizer.calibrate(self._rehearse(batches, items), self.state.global_step)
         return batches, items
 
     def _rehearse(self, batches, items) -> Iterator[dict[str, torch.Tensor]]:
@@ -133,7 +141,10 @@ class DiversityMixin(CheckpointMixin):
                 inputs = self._prepare_inputs(batch)
                 masks = self._masks(capture, inputs)
                 with capture.armed() as store, self.compute_loss_context_manager():
-                    super().compute_loss(model, inputs, num_items_in_batch=items)
+                    if takes_inputs(model, inputs):
+                        model(**inputs)
+                    else:  # the base class calls the model in a way of its own
+                        super().compute_loss(model, inputs, num_items_in_batch=items)
                 yield self._drawn(self._rows(capture.take(store, training=False), capture, masks))
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
@@ -182,24 +193,38 @@ class DiversityMixin(CheckpointMixin):
         if self._first_step:
             self._check_first_step(capture, task_loss, rows, batch_size)
             self._warn_of_ignored_items(inputs, num_items_in_batch)
+        normalised = task_loss_is_normalised(self, num_items_in_batch)
         try:
-            loss = self._add_penalty(task_loss, self._drawn(rows), task_loss_is_normalised(self, num_items_in_batch))
+            loss = self._add_penalty(task_loss, self._drawn(rows), self._factors(activations), normalised)
         except NonFiniteRegularizerError as error:
             self._guard.fault(error)
             loss = task_loss
         return (loss, result[1]) if return_outputs else loss
 
-    def _add_penalty(self, task_loss: torch.Tensor, rows: dict[str, torch.Tensor], normalised: bool) -> torch.Tensor:
+    def _factors(self, activations) -> dict[str, torch.Tensor] | None:
+        """What beside 1 / k this micro-batch counts in its window; None where it is the whole step."""
+        if self._window is None or self._window.is_over:
+            return None
+        return self._window.next_factors(
+            {
+                name: self.diversity.samples == "positions"
+                or (self.diversity.samples == "auto" and captured[0].ndim == 3)
+                for name, captured in activations.items()
+            }
+        )
+
+    def _add_penalty(self, task_loss, rows, factors, normalised: bool) -> torch.Tensor:
         """The optimised loss of one micro-batch, and its parts into the log.
 
         Trainer divides the loss by the accumulation steps, unless the task loss is already normalised over the whole
         window; then only the penalty still has to be divided.
         """
         step = self.state.global_step
-        output = self._regularizer(rows, step)
+        output = self._regularizer(rows, step, factors)
         self._unchecked = output
         steps = getattr(self, "current_gradient_accumulation_steps", self.args.gradient_accumulation_steps)
-        self._training_log.add(task_loss.detach(), output, step, 1.0 if normalised else 1 / steps, 1 / steps)
+        task_share = 1.0 if normalised else 1 / steps
+        self._training_log.add(task_loss.detach(), output, step, task_share, 1 / steps, factors)
         # A new tensor: task_loss is the model's own outputs.loss, which callers may read
         return task_loss + output.penalty.to(task_loss.device) / (steps if normalised else 1)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -25,7 +27,15 @@ class TrainingLog:
         self._since_step: int | None = None
         self._skipped = 0
 
-    def add(self, task_loss: Tensor, output: RegularizerOutput, step: int, task_share: float, share: float) -> None:
+    def add(
+        self,
+        task_loss: Tensor,
+        output: RegularizerOutput,
+        step: int,
+        task_share: float,
+        share: float,
+        factors: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Add one micro-batch.
 
         Args:
@@ -33,7 +43,8 @@ class TrainingLog:
             output: the regulariser of the micro-batch.
             step: optimiser steps done so far.
             task_share: what Trainer multiplies the task loss by before it logs it.
-            share: the part of the optimiser step that this micro-batch is.
+            share: the part of the optimiser step that this micro-batch is, if all have as many samples.
+            factors: by layer, what `share` has to be multiplied by.
         """
         if step != self._step:
             self._end_step()
@@ -43,11 +54,12 @@ class TrainingLog:
         self._add("task_loss", task_loss.mean() * task_share)  # nn.DataParallel: one for each replica
         several = len(output.layers) > 1
         for name, parts in output.layers.items():
-            self._add("activation_norm", parts.activation_norm * share)
+            mine = share if factors is None else share * factors[name]
+            self._add("activation_norm", parts.activation_norm * mine)
             if parts.diversity is not None:
-                self._add("diversity", parts.diversity * share)
+                self._add("diversity", parts.diversity * mine)
                 if several:
-                    self._add(f"diversity/{name}", parts.diversity * share)
+                    self._add(f"diversity/{name}", parts.diversity * mine)
             if parts.gamma is not None:
                 self._gammas[f"gamma/{name}" if several else "gamma"] = parts.gamma
 

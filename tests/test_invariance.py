@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 from launch import SCRIPTS, launch
+from tiny import Mlp, Rows, Sentences, arguments, tiny_bert
 
-from hf_diversity import DiversityConfig
+from hf_diversity import DiversityConfig, DiversityTrainer
 from hf_diversity.bandwidth import MedianGamma
 from hf_diversity.regularizer import DiversityRegularizer
 
@@ -94,6 +95,51 @@ def test_the_first_step_takes_gamma_from_its_whole_window(folder):
     assert not torch.isclose(alone.update({"a": rows[0]}, 0, False)["a"], expected, rtol=0.5)
     # and the next step follows from the same counts
     assert torch.equal(whole.current("a", 1), split.current("a", 1))
+
+
+def pull_of_one_step(build, data, folder, diversity, **settings):
+    """What the regulariser adds to the first SGD step: its gradient, whatever the task loss is."""
+    after = []
+    for config in (DiversityConfig(**diversity), DiversityConfig(diversity_weight=0.0)):
+        model = build()
+        trainer = DiversityTrainer(
+            model=model, args=arguments(folder, max_steps=1, learning_rate=1.0, **settings), train_dataset=data,
+            diversity=config,
+        )  # fmt: skip
+        trainer.model_accepts_loss_kwargs = False  # BERT ignores what it accepts
+        trainer.train()
+        after.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    return after[0] - after[1]
+
+
+@pytest.mark.parametrize("gamma", [0.5, "median"])
+@pytest.mark.parametrize("samples", ["positions", "pooled", "first"])
+def test_micro_batches_of_unequal_texts_count_by_their_tokens(folder, samples, gamma):
+    diversity = {
+        "layers": ["bert.encoder.layer.1"], "samples": samples, "gamma": gamma, "diversity_weight": 1.0,
+        "activation_weight": 0.01,
+    }  # fmt: skip
+    whole, *others = [
+        pull_of_one_step(
+            lambda: tiny_bert().double(), Sentences(16), folder, diversity, per_device_train_batch_size=16 // k,
+            gradient_accumulation_steps=k,
+        )
+        for k in (1, 2, 8)
+    ]  # fmt: skip
+    for other in others:
+        torch.testing.assert_close(other, whole, rtol=1e-7, atol=1e-10)
+    assert whole.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("layer", ["act2", "fc1"])
+def test_a_short_last_micro_batch_counts_by_its_examples(folder, layer):
+    diversity = {"layers": [layer], "diversity_weight": 1.0, "activation_weight": 0.01}
+    whole = pull_of_one_step(Mlp, Rows(10), folder, diversity, per_device_train_batch_size=10)
+    split = pull_of_one_step(
+        Mlp, Rows(10), folder, diversity, per_device_train_batch_size=4, gradient_accumulation_steps=3
+    )
+    torch.testing.assert_close(split, whole, rtol=1e-4, atol=1e-7)
+    assert whole.abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("measure", ["det", "logdet"])
