@@ -170,7 +170,7 @@ def check_output_layer(model: nn.Module, target: LayerTarget, loss: Tensor) -> N
 
 
 def _weights_before(loss: Tensor) -> list[Tensor]:
-    """The matrices that the loss meets first on each path back through its graph."""
+    """The matrices that the loss meets first on each path back; none where a compiled part hides its layers."""
     found: dict[int, Tensor] = {}
     seen, front = set(), [loss.grad_fn]
     while front:
@@ -178,6 +178,8 @@ def _weights_before(loss: Tensor) -> list[Tensor]:
         if node is None or node in seen:
             continue
         seen.add(node)
+        if "CompiledFunction" in node.name():  # reads the weights of all the layers that were compiled together
+            return []
         direct = [w for following, _ in node.next_functions if (w := _matrix(following)) is not None]
         if direct:
             found.update((id(w), w) for w in direct)
