@@ -242,7 +242,7 @@ def batch_size_found(base, build):
                 raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
             return super().forward(x, labels)
 
-    trainer = build(model=Big(), args={"auto_find_batch_size": True, "per_device_train_batch_size": 8})
+    trainer = build(model=Big(), args={"auto_find_batch_size": True, "per_device_train_batch_size": 5})
     return trainer.train(), trainer.state.train_batch_size
 
 
