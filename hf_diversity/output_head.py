@@ -275,7 +275,7 @@ def _first_weighted(outputs: list[Tensor]) -> list[tuple[Any, list[Tensor]]]:
         node = front.pop()
         if node is None or node in seen:
             continue
-        if node.name().startswith("CompiledFunction"):
+        if "CompiledFunction" in node.name():
             return []  # one node for the whole model, which takes all its weights at once
         seen.add(node)
         direct = [w for following, _ in node.next_functions if (w := _matrix(following)) is not None]

@@ -3,8 +3,9 @@
     python scripts/upstream_tests.py path/to/a/transformers/checkout [arguments of pytest]
 
 With both weights 0 every test that passes with Trainer has to pass. With a weight above 0 only those may differ that
-assert that the training loss is the task loss. The tests' models of two numbers (y = a x + b) have no layer at all, so
-there they are given one without parameters, whose two units are y and 2 y.
+assert that the training loss is the task loss. The tests' models of one number (y = a x + b, say) have no layer of two
+units, so there they are given one without parameters, whose units are y and 2 y; where the head is all there is, its
+output is regularised.
 
 pytest loads this file as a plugin in each run (`-p upstream_tests`), before the tests import Trainer.
 """
@@ -51,11 +52,16 @@ def replacements(variant: str) -> dict[str, type]:
 
     def with_a_layer(model, config):
         """The model, which has a layer now if it had none, and the configuration, which names it."""
-        if isinstance(model, nn.Module) and not any(name != "pair" for name, _ in model.named_children()):
+        if not isinstance(model, nn.Module):
+            return model
+        children = [name for name, _ in model.named_children() if name != "pair"]
+        if not children or getattr(getattr(model, "config", None), "hidden_size", 2) == 1:
             model.pair = Pair()
             if not hasattr(type(model).forward, "runs_pair"):
                 type(model).forward = run_pair(type(model).forward)
             config.layers = ["pair"]
+        elif len(children) == 1 and isinstance(model.get_submodule(children[0]), nn.Linear):
+            config.layers = children  # its only layer is the head, whose input is the data
         return model
 
     def make(base):
