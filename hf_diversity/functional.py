@@ -209,7 +209,7 @@ def _log_determinant(similarity: Tensor, jitter: float) -> Tensor:
             f"similarity has shape {tuple(similarity.shape)}: it must be a square matrix (D, D); type "
             "similarity_matrix(activations, gamma)"
         )
-    if isinstance(jitter, bool) or not isinstance(jitter, int | float):
+    if isinstance(jitter, bool) or not isinstance(jitter, (int, float)):
         raise TypeError(
             f"jitter is {jitter!r} ({type(jitter).__name__}): it must be a number; type jitter={DEFAULT_JITTER}"
         )
@@ -296,7 +296,7 @@ def _check_gamma(gamma: Tensor | float) -> Tensor | float:
         if not _can_read(gamma):
             return gamma
         number = gamma.item()
-    elif isinstance(gamma, bool) or not isinstance(gamma, int | float):
+    elif isinstance(gamma, bool) or not isinstance(gamma, (int, float)):  # torch 2.6 compiles no union
         raise TypeError(
             f"gamma is {gamma!r} ({type(gamma).__name__}): it must be a number or a 0-dim tensor; type gamma=1.0"
         )
