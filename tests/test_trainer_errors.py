@@ -83,7 +83,7 @@ def test_torch_compile_makes_one_graph_and_the_same_weights(tmp_path):
         finals.append(weights(model))
         evaluations.append([r["eval_diversity"] for r in trainer.state.log_history if "eval_diversity" in r])
         assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
-    if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 14):  # older ones break the graph
+    if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 14):  # 2.6 to 2.9 break the graph
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
         assert not torch._dynamo.utils.counters["graph_break"]
     assert evaluations[0] == pytest.approx(evaluations[1], rel=1e-6)
