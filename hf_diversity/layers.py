@@ -198,19 +198,22 @@ def check_output_layer(model: nn.Module, target: LayerTarget, loss: Tensor) -> N
 def _weights_before(loss: Tensor) -> list[Tensor]:
     """The matrices that the loss meets first on each path back through its graph."""
     found: dict[int, Tensor] = {}
-    seen, front = set(), [loss.grad_fn]
+    seen, front = set(), [(loss.grad_fn, loss.output_nr)]
     while front:
-        node = front.pop()
+        node, output = front.pop()
         if node is None or node in seen:
             continue
         if node.name().startswith("CompiledFunction"):
             return []  # one node for the whole model, which takes all its weights at once
         seen.add(node)
-        direct = [w for following, _ in node.next_functions if (w := _matrix(following)) is not None]
+        before = node.next_functions
+        if node.name() == "_DDPSinkBackward":  # all outputs of the model pass through it, each by itself
+            before = before[output : output + 1]
+        direct = [w for following, _ in before if (w := _matrix(following)) is not None]
         if direct:
             found.update((id(w), w) for w in direct)
         else:
-            front.extend(following for following, _ in node.next_functions)
+            front.extend(before)
     return list(found.values())
 
 
