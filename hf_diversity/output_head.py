@@ -270,19 +270,22 @@ def _weights_before(outputs: list[Tensor]) -> list[Tensor]:
 
 def _first_weighted(outputs: list[Tensor]) -> list[tuple[Any, list[Tensor]]]:
     """The operations with matrices that the outputs meet first on each path back, with those matrices."""
-    found, seen, front = [], set(), [output.grad_fn for output in outputs]
+    found, seen, front = [], set(), [(output.grad_fn, output.output_nr) for output in outputs]
     while front:
-        node = front.pop()
+        node, number = front.pop()
         if node is None or node in seen:
             continue
         if "CompiledFunction" in node.name():
             return []  # one node for the whole model, which takes all its weights at once
         seen.add(node)
-        direct = [w for following, _ in node.next_functions if (w := _matrix(following)) is not None]
+        before = node.next_functions
+        if node.name() == "_DDPSinkBackward":  # all outputs of the model pass through it, each by itself
+            before = before[number : number + 1]
+        direct = [w for following, _ in before if (w := _matrix(following)) is not None]
         if direct:
             found.append((node, direct))
         else:
-            front.extend(following for following, _ in node.next_functions)
+            front.extend(before)
     return found
 
 

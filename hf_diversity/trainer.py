@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import weakref
 from collections.abc import Iterator, Sized
 from typing import Any
@@ -176,9 +175,7 @@ class DiversityMixin(CheckpointMixin):
         # Masks and sizes are taken first: the base class may pop labels from the caller's dict
         masks = self._masks(capture, inputs)
         batch_size = find_batch_size(inputs)
-        # The last hidden layer is on the way to the loss by itself
-        named = self.diversity.layers is not None
-        with capture.armed() as store, captured_as_outputs(model, store) if named else contextlib.nullcontext():
+        with capture.armed() as store, captured_as_outputs(model, store):
             result: Any = super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )
