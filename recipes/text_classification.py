@@ -64,6 +64,7 @@ def prepare(model_arguments: TextModelArguments, data_arguments: TextArguments, 
         collator=DataCollatorWithPadding(tokenizer),
         processor=tokenizer,
         scoring=accuracy_of_choices(),
+        loss_is_a_mean=True,
         usage=USAGE.format(texts=", ".join(f'"The text of {name}."' for name in columns)),
     )
 

@@ -37,6 +37,8 @@ class Prepared:
         collator: makes batches; default that of Trainer.
         processor: saved beside the model.
         measured_at_once: examples in a batch, over all processes, when similarity is measured.
+        loss_is_a_mean: the model's loss ignores `num_items_in_batch` although its forward pass takes it
+            (transformers#47688), and would come out too large with several processes or accumulation steps.
         data: further lines about the data for the results.
     """
 
@@ -52,6 +54,7 @@ class Prepared:
     collator: Callable | None = None
     processor: Any = None
     measured_at_once: int = 256
+    loss_is_a_mean: bool = False
     data: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -109,6 +112,8 @@ def run_recipe(
         run=run_arguments,
         **prepared.scoring,
     )
+    if prepared.loss_is_a_mean:
+        trainer.model_accepts_loss_kwargs = False
     folder = Path(model_arguments.model).expanduser()
     return train_and_report(
         trainer,
