@@ -19,11 +19,12 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
 from hf_diversity import DiversityConfig
+from hf_diversity.cifar_models import ARCHITECTURES
 
 TYPES = (ImageModelArguments, ImageArguments, RunArguments, DiversityConfig, TrainingArguments)
 
 USAGE = """
-from PIL import Image
+{registration}from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 folder = "."  # this folder, or the model's Hub id
@@ -33,6 +34,7 @@ image = Image.open("picture.png").convert("{mode}")
 logits = model(**processor(image, return_tensors="pt")).logits
 print(model.config.id2label[logits.argmax(-1).item()])
 """
+REGISTRATION = "import hf_diversity.cifar_models  # noqa: F401  registers the architecture in timm\n"
 
 
 def prepare(model_arguments: ImageModelArguments, data_arguments: ImageArguments, splits: Splits) -> Prepared:
@@ -50,6 +52,7 @@ def prepare(model_arguments: ImageModelArguments, data_arguments: ImageArguments
     change = augmentation(data_arguments)
     # timm's processor is saved within the model's configuration, and warns when it is asked to save itself.
     saves_itself = not isinstance(built.processor, TimmWrapperImageProcessor)
+    registers = getattr(built.model.config, "architecture", None) in ARCHITECTURES
     return Prepared(
         task="image-classification",
         model=built.model,
@@ -60,7 +63,7 @@ def prepare(model_arguments: ImageModelArguments, data_arguments: ImageArguments
         varied_train=inputs(splits.train, change) if change is not None else None,
         processor=built.processor if saves_itself else None,
         scoring=accuracy_of_choices(),
-        usage=USAGE.format(mode=built.mode),
+        usage=USAGE.format(mode=built.mode, registration=REGISTRATION if registers else ""),
     )
 
 

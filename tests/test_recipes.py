@@ -232,8 +232,9 @@ def test_triples_differ_in_the_regulariser_alone():
 
 
 def readme_commands():
-    """Every command in a code block of the README."""
-    blocks = re.findall(r"```bash\n(.*?)```", (RECIPES / "README.md").read_text(), flags=re.DOTALL)
+    """Every command in a code block of the README and of the paper's index."""
+    text = (RECIPES / "README.md").read_text() + (RECIPES / "paper_index.md").read_text()
+    blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
     return [line for block in blocks for line in block.splitlines() if line]
 
 

@@ -124,7 +124,8 @@ def _part(data: dict[str, datasets.Dataset], name: str) -> datasets.Dataset | No
             return default
         return min(len(whole), len(whole) * int(text[:-1]) // 100 if text.endswith("%") else int(text))
 
-    return whole.select(range(position(found["start"], 0), position(found["stop"], len(whole))))
+    chosen = range(position(found["start"], 0), position(found["stop"], len(whole)))
+    return whole.select(chosen if len(chosen) else [])
 
 
 def _choose(splits: dict[str, Split], arguments: DataArguments) -> dict[str, Split]:
