@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import transformers
 from common.arguments import parse_arguments
+from common.comparison import compare, gap, mean_similarity, metric, over_layers, paired
 from common.results import write_results
 from image_classification import TYPES, run
 from tqdm.auto import tqdm
@@ -29,10 +30,10 @@ from hf_diversity import DiversityConfig
 CONFIG = Path(__file__).parent / "configs" / "demo.yaml"
 BASELINE = ["--diversity_weight", "0", "--activation_weight", "0"]
 ROWS = {
-    "train accuracy": lambda result: result["metrics"]["train"]["accuracy"],
-    "test accuracy": lambda result: result["metrics"]["test"]["accuracy"],
-    "accuracy gap (train - test)": lambda result: result["gaps"]["test"]["accuracy"],
-    "loss gap (test - train)": lambda result: result["gaps"]["test"]["loss"],
+    "train accuracy": metric("train", "accuracy"),
+    "test accuracy": metric("test", "accuracy"),
+    "accuracy gap (train - test)": gap("test", "accuracy"),
+    "loss gap (test - train)": gap("test", "loss"),
     "mean similarity before training": lambda result: mean_similarity(result, "before"),
     "mean similarity after training": lambda result: mean_similarity(result, "after"),
     "mean squared norm after training": lambda result: over_layers(result, "after", "activation_norm"),
@@ -66,34 +67,6 @@ class ProgressLine(TrainerCallback):
         self.bar.close()
 
 
-def over_layers(result: dict[str, Any], when: str, name: str) -> float:
-    """Return what was measured on the validation images, averaged over the regularised layers."""
-    return statistics.fmean(layer[name] for layer in result["similarity"][when].values())
-
-
-def mean_similarity(result: dict[str, Any], when: str) -> float:
-    """Return the mean similarity of two units, gamma following the median distance between units."""
-    return over_layers(result, when, "mean_similarity")
-
-
-def compare(results: dict[str, list[dict[str, Any]]]) -> str:
-    """Return the table: mean and standard deviation over seeds, and the paired differences to the first method.
-
-    Args:
-        results: method and its results, in the order of the seeds.
-    """
-    reference, *others = results
-    heads = ["", *results, *(f"{method} - {reference}, paired" for method in others)]
-    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-    for title, read in ROWS.items():
-        digits = 1 if title.startswith(("seconds", "mean squared norm")) else 4
-        values = {method: [read(result) for result in found] for method, found in results.items()}
-        cells = [_spread(numbers, digits) for numbers in values.values()]
-        cells += [_spread(_paired(values[method], values[reference]), digits, "+") for method in others]
-        lines.append(f"| {title} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
 def findings(results: dict[str, list[dict[str, Any]]]) -> list[str]:
     """Say in words what the table shows, whatever it shows."""
     reference, *others = results
@@ -102,7 +75,7 @@ def findings(results: dict[str, list[dict[str, Any]]]) -> list[str]:
     for method in others:
         for title in ("test accuracy", "accuracy gap (train - test)", "mean similarity after training"):
             read = ROWS[title]
-            differences = _paired([read(r) for r in results[method]], [read(r) for r in results[reference]])
+            differences = paired([read(r) for r in results[method]], [read(r) for r in results[reference]])
             mean = statistics.fmean(differences)
             up, down = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
             if max(up, down) == seeds and seeds > 1:
@@ -211,7 +184,7 @@ def main(words: list[str] | None = None) -> dict[str, list[dict[str, Any]]]:
         folders.setdefault(result["name"], Path(arguments[-1].output_dir))
 
     data, model = next(iter(results.values()))[0]["data"], next(iter(results.values()))[0]["model"]
-    table = compare(results)
+    table = compare(results, ROWS)
     print(
         f"\n{model['name']} ({model['parameters']:,} parameters) on {data['name']}: {data['train']:,} training, "
         f"{data['validation']:,} validation, {data['test']:,} test images; {len(options.seeds)} seed(s), mean ± "
@@ -236,15 +209,6 @@ def quiet() -> None:
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-
-
-def _paired(values: list[float], reference: list[float]) -> list[float]:
-    return [value - other for value, other in zip(values, reference, strict=True)]
-
-
-def _spread(values: list[float], digits: int, sign: str = "") -> str:
-    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):{sign}.{digits}f}{deviation}"
 
 
 if __name__ == "__main__":

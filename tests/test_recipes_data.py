@@ -5,10 +5,16 @@ import numpy as np
 import pytest
 import timm
 import torch
-from common.arguments import ModelArguments
 from common.data import describe_data, load_splits
 from common.image_models import build_image_model
-from common.images import ImageArguments, ImageDataset, augmentation, channel_statistics, image_column
+from common.images import (
+    ImageArguments,
+    ImageDataset,
+    ImageModelArguments,
+    augmentation,
+    channel_statistics,
+    image_column,
+)
 from PIL import Image
 from transformers import (
     AutoImageProcessor,
@@ -160,7 +166,7 @@ def test_channel_statistics_are_those_of_the_pixels():
 def build(model="test_resnet", model_args=None, data=None, **kwargs):
     data = data or ImageArguments(max_train_samples=20)
     splits = load_splits(data)
-    arguments = ModelArguments(model=model, model_args=model_args or {}, **kwargs)
+    arguments = ImageModelArguments(model=model, model_args=model_args or {}, **kwargs)
     return build_image_model(arguments, data, splits.label_names, splits.train, "image"), splits
 
 

@@ -20,23 +20,15 @@ from transformers import HfArgumentParser, TrainingArguments
 class ModelArguments:
     """Which model is trained, and from what weights it starts."""
 
-    model: str = field(
-        default="test_resnet",
-        metadata={
-            "help": "A timm architecture (timm.list_models()), a local folder or a Hub id of a transformers model."
-        },
-    )
+    model: str = field(default="", metadata={"help": "A local folder or a Hub id of a transformers model."})
     pretrained: bool = field(
         default=False, metadata={"help": "Start from the model's published weights instead of random ones."}
-    )
-    weights: str | None = field(
-        default=None, metadata={"help": "Start from this local file of weights (timm architectures only)."}
     )
     model_args: dict | str | None = field(
         default=None,
         metadata={
             "help": "Further arguments of the architecture, a mapping in YAML or JSON on the command line: those of "
-            'timm.create_model, for example {"in_chans": 1}, or of the transformers configuration.'
+            'the transformers configuration or, for images, of timm.create_model, for example {"in_chans": 1}.'
         },
     )
 
@@ -50,10 +42,10 @@ class DataArguments:
     """Which examples are trained on, chosen with, and tested on."""
 
     dataset: str = field(
-        default="embedded",
+        default="",
         metadata={
-            "help": "'embedded' (3,000 images inside hf_diversity), a Hub id, a local folder in the Hub's layout or "
-            "written by save_to_disk, or a local .parquet, .csv, .json or .jsonl file."
+            "help": "A Hub id, a local folder in the Hub's layout or written by save_to_disk, a local .parquet, .csv, "
+            ".json or .jsonl file, or 'embedded' (3,000 images inside hf_diversity)."
         },
     )
     dataset_config: str | None = field(
@@ -62,7 +54,10 @@ class DataArguments:
     test_dataset: str | None = field(
         default=None, metadata={"help": "Where the test split is, if not in `dataset`: the same forms."}
     )
-    train_split: str = field(default="train", metadata={"help": "Name of the training split."})
+    train_split: str = field(
+        default="train",
+        metadata={"help": "Name of the training split, or a slice of one, as in 'train[:80%%]' and 'train[80%%:]'."},
+    )
     test_split: str = field(default="test", metadata={"help": "Name of the test split, evaluated once, at the end."})
     validation_split: str | None = field(
         default=None,
@@ -96,22 +91,9 @@ class DataArguments:
             "curves. Default: as many as there are validation examples."
         },
     )
-    label_column: str | None = field(
-        default=None,
-        metadata={"help": "Column of the class. Default: the first of label, labels, fine_label, target, class."},
-    )
-    label_noise: float = field(
-        default=0.0,
-        metadata={"help": "Fraction of the training labels replaced by uniformly random ones; all others stay clean."},
-    )
-    label_noise_seed: int = field(default=0, metadata={"help": "Seed of the label noise."})
 
     def __post_init__(self):
         """Refuse numbers that cannot mean anything."""
-        if not 0 <= self.label_noise <= 1:
-            raise ValueError(
-                f"label_noise is {self.label_noise}: it must be a fraction; type label_noise: 0.4 for 40 %"
-            )
         if self.validation_split is None and not 0 < self.validation_fraction < 1:
             raise ValueError(
                 f"validation_fraction is {self.validation_fraction}: it must lie between 0 and 1; type "
@@ -124,8 +106,31 @@ class DataArguments:
 
 
 @dataclass
+class LabelledDataArguments(DataArguments):
+    """Data arguments of the recipes that learn classes."""
+
+    label_column: str | None = field(
+        default=None,
+        metadata={"help": "Column of the class. Default: the first of label, labels, fine_label, target, class."},
+    )
+    label_noise: float = field(
+        default=0.0,
+        metadata={"help": "Fraction of the training labels replaced by uniformly random ones; all others stay clean."},
+    )
+    label_noise_seed: int = field(default=0, metadata={"help": "Seed of the label noise."})
+
+    def __post_init__(self):
+        """Refuse a fraction that is none."""
+        super().__post_init__()
+        if not 0 <= self.label_noise <= 1:
+            raise ValueError(
+                f"label_noise is {self.label_noise}: it must be a fraction; type label_noise: 0.4 for 40 %"
+            )
+
+
+@dataclass
 class RunArguments:
-    """What a run does around the training."""
+    """What a run does around the training, and what TrainingArguments has no field for."""
 
     overwrite_output_dir: bool = field(
         default=False,
@@ -142,6 +147,25 @@ class RunArguments:
             "help": "Measure the similarity of the layer's units on the validation set before and after training."
         },
     )
+    momentum: float | None = field(default=None, metadata={"help": "Momentum of the optimiser, for optim: sgd."})
+    lr_milestones: list[int] | None = field(
+        default=None,
+        metadata={"help": "Epochs after which the learning rate is multiplied by lr_factor; replaces a scheduler."},
+    )
+    lr_factor: float = field(default=0.1, metadata={"help": "What lr_milestones multiply the learning rate by."})
+
+    def __post_init__(self):
+        """Refuse steps that cannot be taken."""
+        if self.momentum is not None and not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum is {self.momentum}: it must lie in [0, 1); type momentum: 0.9")
+        if self.lr_milestones is not None and (
+            self.lr_milestones != sorted(set(self.lr_milestones)) or min(self.lr_milestones, default=0) < 1
+        ):
+            raise ValueError(
+                f"lr_milestones are {self.lr_milestones}: epochs, rising, from 1 on; type lr_milestones: [60, 120]"
+            )
+        if not 0 < self.lr_factor < 1:
+            raise ValueError(f"lr_factor is {self.lr_factor}: it must lie between 0 and 1; type lr_factor: 0.2")
 
 
 def parse_arguments(

@@ -1,8 +1,9 @@
-"""Labelled data sets: loading, columns, and the train, validation and test examples that a run uses."""
+"""Data sets: loading, columns, and the train, validation and test examples that a run uses."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,17 @@ from typing import Any
 import datasets
 import numpy as np
 
-from common.arguments import DataArguments
+from common.arguments import DataArguments, LabelledDataArguments
 from hf_diversity.data import load_embedded, noisy_labels, stratified_split, stratified_subset
 
 LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "class")
 FILE_FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
+SLICE = re.compile(r"(?P<name>.+)\[(?P<start>\d*%?):(?P<stop>\d*%?)\]")
 
 
 @dataclass
 class Split:
-    """Examples of one split, and their class indices (which label noise may have changed)."""
+    """Examples of one split, and their class indices (which label noise may have changed; all 0 without classes)."""
 
     examples: datasets.Dataset
     labels: np.ndarray
@@ -48,12 +50,40 @@ class Splits:
         return {name: len(getattr(self, name)) for name in ("train", "validation", "test")}
 
 
-def load_splits(arguments: DataArguments) -> Splits:
-    """Load the data set and choose the examples; the same arguments give the same examples on every process.
+def load_splits(arguments: LabelledDataArguments) -> Splits:
+    """Load a labelled data set and choose the examples; the same arguments give the same ones on every process.
 
     Raises:
         ValueError: the data set cannot be loaded, or lacks a split or column; the message lists what there is.
     """
+    parts = _load_parts(arguments)
+    column = find_column(parts["train"], arguments.label_column, LABEL_COLUMNS, "label_column")
+    label_names, encode = _label_encoder(parts["train"], column)
+    labelled = {}
+    for role, part in parts.items():
+        find_column(part, column, (), "label_column")
+        labelled[role] = Split(part, encode(part[column], getattr(arguments, f"{role}_split")))
+    splits = _choose(labelled, arguments)
+    labels, redrawn = noisy_labels(
+        splits["train"].labels, arguments.label_noise, len(label_names), arguments.label_noise_seed
+    )
+    splits["train"] = Split(splits["train"].examples, labels)
+    return Splits(**splits, label_names=label_names, noisy=len(redrawn))
+
+
+def load_unlabelled_splits(arguments: DataArguments) -> Splits:
+    """Load a data set without classes and choose the examples, as `load_splits` does.
+
+    Raises:
+        ValueError: the data set cannot be loaded, or lacks a split; the message lists what there is.
+    """
+    # One class for all: a stratified choice is then a plain random one.
+    parts = {role: Split(part, np.zeros(len(part), np.int64)) for role, part in _load_parts(arguments).items()}
+    return Splits(**_choose(parts, arguments), label_names=[], noisy=0)
+
+
+def _load_parts(arguments: DataArguments) -> dict[str, datasets.Dataset]:
+    """Load the splits by what they are for: "train", "test" and, if one was named, "validation"."""
     data = _load(arguments.dataset, arguments.dataset_config)
     if arguments.test_dataset is not None:
         test_data = _load(arguments.test_dataset, arguments.dataset_config)
@@ -63,22 +93,43 @@ def load_splits(arguments: DataArguments) -> Splits:
     names = {"train": arguments.train_split, "test": arguments.test_split}
     if arguments.validation_split is not None:
         names["validation"] = arguments.validation_split
+    if len(set(names.values())) < len(names):
+        raise ValueError(f"the splits are {names}: the test split must be another than those used for training")
+    parts = {}
     for role, name in names.items():
-        if name not in data:
+        part = _part(data, name)
+        if part is None:
             hint = " or test_dataset: PATH" if role == "test" else ""
             raise ValueError(
                 f"{arguments.dataset} has no {role} split {name!r}: it has {', '.join(map(repr, data))}; type "
                 f"{role}_split: NAME{hint}"
             )
-    if len(set(names.values())) < len(names):
-        raise ValueError(f"the splits are {names}: the test split must be another than those used for training")
+        if not len(part):
+            raise ValueError(f"the {role} split {name!r} of {arguments.dataset} is empty; type another {role}_split")
+        parts[role] = part
+    return parts
 
-    column = find_column(data[names["train"]], arguments.label_column, LABEL_COLUMNS, "label_column")
-    label_names, encode = _label_encoder(data[names["train"]], column)
-    splits = {}
-    for role, name in names.items():
-        find_column(data[name], column, (), "label_column")
-        splits[role] = Split(data[name], encode(data[name][column], name))
+
+def _part(data: dict[str, datasets.Dataset], name: str) -> datasets.Dataset | None:
+    """Return a split, or a slice of one written as datasets writes it: train[:40000], train[80%:]."""
+    if name in data:
+        return data[name]
+    found = SLICE.fullmatch(name)
+    if found is None or found["name"] not in data:
+        return None
+    whole = data[found["name"]]
+
+    def position(text: str, default: int) -> int:
+        if not text:
+            return default
+        return min(len(whole), len(whole) * int(text[:-1]) // 100 if text.endswith("%") else int(text))
+
+    chosen = range(position(found["start"], 0), position(found["stop"], len(whole)))
+    return whole.select(chosen if len(chosen) else [])
+
+
+def _choose(splits: dict[str, Split], arguments: DataArguments) -> dict[str, Split]:
+    """Hold out a validation set if there is none, then take the subsets that were asked for."""
     seed = arguments.split_seed
     if "validation" not in splits:
         kept, held = stratified_split(splits["train"].labels, float(arguments.validation_fraction), seed)
@@ -87,11 +138,7 @@ def load_splits(arguments: DataArguments) -> Splits:
         size = getattr(arguments, f"max_{role}_samples")
         if size is not None and size < len(splits[role]):
             splits[role] = splits[role].select(stratified_subset(splits[role].labels, size, seed))
-    labels, redrawn = noisy_labels(
-        splits["train"].labels, arguments.label_noise, len(label_names), arguments.label_noise_seed
-    )
-    splits["train"] = Split(splits["train"].examples, labels)
-    return Splits(**splits, label_names=label_names, noisy=len(redrawn))
+    return splits
 
 
 def find_column(dataset: datasets.Dataset, wanted: str | None, candidates: tuple[str, ...], argument: str) -> str:
@@ -114,6 +161,8 @@ def find_column(dataset: datasets.Dataset, wanted: str | None, candidates: tuple
 
 
 def _load(name: str, config: str | None) -> dict[str, datasets.Dataset]:
+    if not name:
+        raise ValueError("dataset is missing: type dataset: NAME, a path or a Hub id")
     if name == "embedded":
         return dict(load_embedded())
     path = Path(name).expanduser()
@@ -167,12 +216,17 @@ def describe_data(arguments: DataArguments, splits: Splits) -> dict[str, Any]:
     path = Path(arguments.dataset).expanduser()
     is_embedded = arguments.dataset == "embedded"
     is_hub = not is_embedded and not path.exists()
-    return {
+    described = {
         "name": "FashionMNIST (3,000 embedded images)" if is_embedded else arguments.dataset if is_hub else path.stem,
         "hub_id": arguments.dataset if is_hub else None,
         **splits.describe(),
-        "classes": len(splits.label_names),
-        "label_noise": arguments.label_noise,
-        "noisy_labels": splits.noisy,
-        "seeds": {"split_seed": arguments.split_seed, "label_noise_seed": arguments.label_noise_seed},
+        "seeds": {"split_seed": arguments.split_seed},
     }
+    if isinstance(arguments, LabelledDataArguments):
+        described |= {
+            "classes": len(splits.label_names),
+            "label_noise": arguments.label_noise,
+            "noisy_labels": splits.noisy,
+        }
+        described["seeds"]["label_noise_seed"] = arguments.label_noise_seed
+    return described

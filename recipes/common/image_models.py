@@ -11,9 +11,10 @@ import timm
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
-from common.arguments import ModelArguments
 from common.data import Split
-from common.images import ImageArguments, channel_statistics
+from common.images import ImageArguments, ImageModelArguments, channel_statistics
+from common.transformers_models import apply_model_args, label_settings
+from hf_diversity import cifar_models  # noqa: F401  registers the CIFAR architectures in timm
 from hf_diversity.timm_models import wrap_timm_model
 
 
@@ -27,7 +28,7 @@ class ImageModel:
 
 
 def build_image_model(
-    arguments: ModelArguments, data: ImageArguments, label_names: list[str], train: Split, column: str
+    arguments: ImageModelArguments, data: ImageArguments, label_names: list[str], train: Split, column: str
 ) -> ImageModel:
     """Build the model that `arguments` name, with one output for each label.
 
@@ -52,7 +53,7 @@ def build_image_model(
     if arguments.weights is not None:
         raise ValueError("weights belongs to timm architectures: for a folder or Hub id, type pretrained: true")
     try:
-        config = AutoConfig.from_pretrained(name, **_labels(label_names))
+        config = AutoConfig.from_pretrained(name, **label_settings(label_names))
     except Exception as error:
         # Whatever went wrong (with and without a network), the user's question is the same.
         raise ValueError(
@@ -61,23 +62,15 @@ def build_image_model(
         ) from error
     if config.model_type == "timm_wrapper" and not arguments.pretrained:
         # transformers would draw other initial weights than timm does (std 0.02 in every convolution).
-        arguments = ModelArguments(
+        arguments = ImageModelArguments(
             model=config.architecture, model_args={**(config.model_args or {}), **arguments.model_args}
         )
         return _from_timm(config.architecture, arguments, data, label_names, train, column)
     return _from_transformers(name, config, arguments, data, label_names)
 
 
-def _labels(label_names: list[str]) -> dict[str, Any]:
-    return {
-        "num_labels": len(label_names),
-        "id2label": dict(enumerate(label_names)),
-        "label2id": {label: index for index, label in enumerate(label_names)},
-    }
-
-
 def _from_timm(
-    name: str, arguments: ModelArguments, data: ImageArguments, label_names: list[str], train: Split, column: str
+    name: str, arguments: ImageModelArguments, data: ImageArguments, label_names: list[str], train: Split, column: str
 ) -> ImageModel:
     model_args = dict(arguments.model_args)
     channels = model_args.get("in_chans", 3)
@@ -113,7 +106,7 @@ def _from_timm(
     except (TypeError, RuntimeError, AssertionError, ValueError) as error:
         raise ValueError(f"timm.create_model({name!r}) failed with model_args {model_args}: {error}") from error
     model = wrap_timm_model(model, model_args)
-    for key, value in _labels(label_names).items():
+    for key, value in label_settings(label_names).items():
         setattr(model.config, key, value)
     # What AutoImageProcessor reads when the checkpoint is reloaded. Where weights came from is no part of it.
     pretrained_cfg = {**model.config.pretrained_cfg, **overlay}
@@ -123,12 +116,9 @@ def _from_timm(
 
 
 def _from_transformers(
-    name: str, config: Any, arguments: ModelArguments, data: ImageArguments, label_names: list[str]
+    name: str, config: Any, arguments: ImageModelArguments, data: ImageArguments, label_names: list[str]
 ) -> ImageModel:
-    for key, value in arguments.model_args.items():
-        if not hasattr(config, key):
-            raise ValueError(f"model_args {key!r} is no argument of {type(config).__name__}")
-        setattr(config, key, value)
+    apply_model_args(config, arguments.model_args)
     changes: dict[str, Any] = {}
     if data.image_size is not None:
         changes["size"] = {"height": data.image_size, "width": data.image_size}

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL.Image import Image
 
-from common.arguments import DataArguments
+from common.arguments import LabelledDataArguments, ModelArguments
 from common.data import Split, find_column
 
 IMAGE_COLUMNS = ("image", "img", "images", "pixel_values")
@@ -20,9 +20,31 @@ CACHE_BYTES = 256 * 2**20
 
 
 @dataclass
-class ImageArguments(DataArguments):
+class ImageModelArguments(ModelArguments):
+    """Which image classifier is trained, and from what weights it starts."""
+
+    model: str = field(
+        default="test_resnet",
+        metadata={
+            "help": "A timm architecture (timm.list_models()), a local folder or a Hub id of a transformers model."
+        },
+    )
+    weights: str | None = field(
+        default=None, metadata={"help": "Start from this local file of weights (timm architectures only)."}
+    )
+
+
+@dataclass
+class ImageArguments(LabelledDataArguments):
     """Data arguments of image recipes."""
 
+    dataset: str = field(
+        default="embedded",
+        metadata={
+            "help": "'embedded' (3,000 images inside hf_diversity), a Hub id, a local folder in the Hub's layout or "
+            "written by save_to_disk, or a local .parquet, .csv, .json or .jsonl file."
+        },
+    )
     image_column: str | None = field(
         default=None, metadata={"help": f"Column of the image. Default: the first of {', '.join(IMAGE_COLUMNS)}."}
     )

@@ -120,7 +120,7 @@ def _story(results: dict[str, Any]) -> str:
         )
     else:
         sentences.append("Both weights of the diversity regulariser were 0: this is a baseline.")
-    if data["noisy_labels"]:
+    if data.get("noisy_labels"):
         sentences.append(f"{data['noisy_labels']:,} training labels were replaced by random ones.")
     sentences.append(
         f"{data['validation']:,} validation examples, none of them from the test set, served for every choice; "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +88,12 @@ def train_and_report(
     *,
     run: RunArguments,
     diversity: DiversityConfig,
-    arguments: Mapping[str, Any],
+    arguments: Sequence[Any],
     task: str,
     model: Mapping[str, Any],
     data: Mapping[str, Any],
     usage: str,
+    measured_at_once: int,
     checkpoint: str | None = None,
     callbacks: list[TrainerCallback] | None = None,
 ) -> dict[str, Any]:
@@ -103,11 +104,12 @@ def train_and_report(
         sets: "train" (without augmentation), "validation" and "test", as the trainer evaluates them.
         run: what to measure and draw.
         diversity: the trainer's regulariser.
-        arguments: dataclasses by name, whose changed fields go into the results.
+        arguments: dataclasses whose changed fields go into the results.
         task: name of the task on the Hub, for example "image-classification".
         model: "name", "library" and "pretrained" of the model, for the results.
         data: "name", "hub_id", "noisy_labels" and so on, for the results.
         usage: Python code that loads the model and predicts, for the README.
+        measured_at_once: examples in a batch, over all processes, when similarity is measured.
         checkpoint: where to resume.
         callbacks: take the place of Trainer's own progress bar.
 
@@ -130,14 +132,14 @@ def train_and_report(
 
     measured: dict[str, dict[str, LayerMeasurement]] = {}
     if run.measure_similarity and checkpoint is None:
-        measured["before"] = measure(trainer, sets["validation"], diversity)
+        measured["before"] = measure(trainer, sets["validation"], diversity, measured_at_once)
     start = time.perf_counter()
     outcome = trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.perf_counter() - start
     history = plain(trainer.state.log_history)
     trainer.save_model()
     if run.measure_similarity:
-        measured["after"] = measure(trainer, sets["validation"], diversity)
+        measured["after"] = measure(trainer, sets["validation"], diversity, measured_at_once)
     values, predicted = {}, {}
     for name in SPLITS:
         values[name], predicted[name] = _evaluate(trainer, sets[name], name)
@@ -160,7 +162,7 @@ def train_and_report(
             "resumed": checkpoint is not None,
         },
         "seeds": {"seed": settings.seed, "data_seed": settings.data_seed, **data.get("seeds", {})},
-        "arguments": {key: value for item in arguments.values() for key, value in changed_fields(item).items()},
+        "arguments": {key: value for item in arguments for key, value in changed_fields(item).items()},
         "command": command(),
         "versions": versions(),
         "hardware": hardware(settings.device, settings.world_size),
@@ -188,13 +190,13 @@ def train_and_report(
 
 
 def measure(
-    trainer: Trainer, examples: torch.utils.data.Dataset, diversity: DiversityConfig
+    trainer: Trainer, examples: torch.utils.data.Dataset, diversity: DiversityConfig, at_once: int = 256
 ) -> dict[str, LayerMeasurement]:
     """Measure the regularised layers of the trainer's model over a data set, each process over its part."""
     settings = trainer.args
     part = Subset(examples, range(settings.process_index, len(examples), settings.world_size))
     # The first batch of all processes together sets gamma: the same examples, however many processes there are.
-    loader = DataLoader(part, batch_size=max(1, 256 // settings.world_size), collate_fn=trainer.data_collator)
+    loader = DataLoader(part, batch_size=max(1, at_once // settings.world_size), collate_fn=trainer.data_collator)
     model = trainer.accelerator.unwrap_model(trainer.model)
     # A twin with weight 0 is measured as its partner is: weights do not matter here, and gamma follows the scale of
     # each network's activations, so that the numbers can be compared.
