@@ -136,13 +136,14 @@ class CheckpointMixin(_TrainerBase):
 
     # ---- restoring
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, *args: Any, **kwargs: Any) -> None:
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         # First, so that a foreign or broken checkpoint is refused before anything is loaded; what Trainer then loads
         # by name on top are the same values
         if self.model is not None and self._reads_as_trainer("_load_from_checkpoint"):
             refuse_incomplete(resume_from_checkpoint, with_optimizer=not self.args.save_only_model)
             restore_weights(self.model, resume_from_checkpoint)
-        super()._load_from_checkpoint(resume_from_checkpoint, *args, **kwargs)
+        # sentence-transformers' method takes no model
+        super()._load_from_checkpoint(resume_from_checkpoint, *(() if model is None else (model,)))
 
     def _load_best_model(self) -> None:
         best = self.state.best_model_checkpoint

@@ -54,7 +54,7 @@ def test_padding_of_the_targets_is_left_out(tmp_path):
     assert target.module is trainer.model.lm_head
     seen = []
     regularizer = trainer._regularizer
-    trainer._add_penalty = lambda loss, rows, normalised: (seen.append(rows["lm_head"].shape[0]), loss)[1]
+    trainer._add_penalty = lambda loss, rows, *others: (seen.append(rows["lm_head"].shape[0]), loss)[1]
     batch = {key: torch.stack([Pairs()[i][key] for i in range(4)]) for key in Pairs()[0]}
     trainer.model.train()
     trainer.compute_loss(trainer.model, dict(batch))
