@@ -38,7 +38,7 @@ def parts(options):
         "logdet": lambda: similarity.logdet_against_naive(max(3, options.rounds // 4)),
         "memory": memory.peaks,
         "accuracy": lambda: accuracy.sweep(large=not options.quick),
-        "steps": lambda: steps.shares(5 if options.quick else 15),
+        "steps": lambda: steps.shares(5 if options.quick else 16),
         "gpu": lambda: gpu.compare(options.rounds),
     }
 
