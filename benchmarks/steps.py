@@ -88,9 +88,9 @@ def _record_rows(trainer):
     """Keep the rows that the trainer gives its regulariser."""
     kept, regularizer = {}, trainer._regularizer
 
-    def recording(rows, step):
+    def recording(rows, *others):
         kept.update({name: values.detach() for name, values in rows.items()})
-        return regularizer(rows, step)
+        return regularizer(rows, *others)
 
     trainer._regularizer = recording
     return kept, regularizer

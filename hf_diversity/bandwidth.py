@@ -38,10 +38,11 @@ def wide_dtype(device: torch.device) -> torch.dtype:
 @functools.lru_cache(maxsize=32)
 def _pair_table(units: int, pairs: int, number: int) -> Tensor:
     """Random pairs of different units for some steps, (steps, 2 x pairs): first units, then second ones."""
-    generator = torch.Generator().manual_seed(number)
-    first = torch.rand(_STEPS_A_TABLE, units, generator=generator).argsort(1)[:, :pairs]
-    shift = 1 + torch.randint(max(units - 1, 1), first.shape, generator=generator)
-    return torch.cat([first, (first + shift) % units], 1)
+    with torch.inference_mode(False), torch.device("cpu"):  # it is kept, and used in other modes than this call's
+        generator = torch.Generator().manual_seed(number)
+        first = torch.rand(_STEPS_A_TABLE, units, generator=generator).argsort(1)[:, :pairs]
+        shift = 1 + torch.randint(max(units - 1, 1), first.shape, generator=generator)
+        return torch.cat([first, (first + shift) % units], 1)
 
 
 def distance_histogram(rows: Tensor, seed: int, pairs: int = _PAIRS) -> Tensor:
@@ -64,14 +65,16 @@ def distance_histogram(rows: Tensor, seed: int, pairs: int = _PAIRS) -> Tensor:
     bins = (distance.view(torch.int32) >> _DROPPED_BITS).long().flatten()
     counts = torch.zeros(_BINS, dtype=torch.int64, device=rows.device).scatter_add_(0, bins, torch.ones_like(bins))
     counts[0] = 0  # identical units say nothing about the scale
+    counts[_INFINITY:] = 0  # nor does what is not finite
     return counts
 
 
 @functools.cache
 def _log2_edges(device: torch.device) -> Tensor:
     """log2 of the bins' lower edges, (8193,)."""
-    edges = torch.arange(_BINS + 1).clamp_(max=_INFINITY).mul_(1 << _DROPPED_BITS).int().view(torch.float32)
-    return edges.double().log2().to(device, wide_dtype(device))
+    with torch.inference_mode(False), torch.device("cpu"):
+        edges = torch.arange(_BINS + 1).clamp_(max=_INFINITY).mul_(1 << _DROPPED_BITS).int().view(torch.float32)
+        return edges.double().log2().to(device, wide_dtype(device))
 
 
 def log2_median(histogram: Tensor) -> Tensor:
@@ -163,6 +166,10 @@ class MedianGamma:
                 self._first[name] = log2_median(histogram)
             gammas[name] = self._gamma(name)
         return gammas
+
+    def discard_window(self) -> None:
+        """Forget the distances of the step under way."""
+        self._window, self._first = {}, {}
 
     def current(self, name: str, step: int) -> Tensor | None:
         """The estimate for a layer after `step` optimiser steps, or None before there is one."""

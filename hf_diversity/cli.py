@@ -28,6 +28,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         return arguments.run(arguments)
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, TypeError, ValueError, AssertionError) as error:  # timm asserts
         print(f"hf-diversity: {error}", file=sys.stderr)
         return 1

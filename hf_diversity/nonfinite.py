@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from transformers.utils import logging
 
 from .distributed import sum_over_processes, world_size
 from .regularizer import NonFiniteRegularizerError
+from .rehearsal import remember_buffers
 
 logger = logging.get_logger(__name__)
 
@@ -26,6 +29,17 @@ class StepGuard:
         self.skip = skip
         self._fault: NonFiniteRegularizerError | None = None
         self._in_a_row = 0
+        self._restore_buffers: Callable[[], None] | None = None
+
+    @property
+    def is_faulty(self) -> bool:
+        """Whether the step under way had a fault in this process."""
+        return self._fault is not None
+
+    def begin_step(self, model: nn.Module | None) -> None:
+        """Remember running statistics, which a forward pass changes; only if steps may be skipped."""
+        if self.skip and model is not None:
+            self._restore_buffers = remember_buffers(model)
 
     def fault(self, error: NonFiniteRegularizerError) -> None:
         """Take note of a fault in the current step.
@@ -40,7 +54,8 @@ class StepGuard:
     def end_step(self, model: nn.Module, scaler: torch.amp.GradScaler | None, device: torch.device) -> bool:
         """Before the optimiser: drop the gradients if any micro-batch of any process had a fault.
 
-        An optimiser leaves parameters without gradient alone, their momentum and weight decay too.
+        An optimiser leaves parameters without gradient alone, their momentum and weight decay too. Running statistics
+        go back to what they were. The learning rate's schedule goes on.
 
         Returns:
             Whether they were dropped.
@@ -61,6 +76,8 @@ class StepGuard:
         if self._in_a_row >= MOST_IN_A_ROW:
             raise NonFiniteRegularizerError(f"{MOST_IN_A_ROW} optimiser steps in a row were skipped: {cause}")
         logger.warning(f"this optimiser step is skipped: {cause}")
+        if self._restore_buffers is not None:
+            self._restore_buffers()
         if scaler is None:
             model.zero_grad(set_to_none=True)
             return True

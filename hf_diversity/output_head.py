@@ -233,7 +233,7 @@ def _outputs(output: Any) -> list[Tensor]:
 # ---- what the first training step tells
 
 
-def check_output_layers(model: nn.Module, targets: list[LayerTarget], loss: Tensor) -> None:
+def check_output_layers(model: nn.Module, targets: list[LayerTarget], loss: Tensor) -> bool:
     """Confirm that the output heads found are the layers that the loss comes from.
 
     Walks back from the loss through operations without weights; what is met first on every path is an output layer.
@@ -244,15 +244,18 @@ def check_output_layers(model: nn.Module, targets: list[LayerTarget], loss: Tens
         targets: from `find_last_hidden_layers`.
         loss: the task loss, with its graph.
 
+    Returns:
+        Whether it was confirmed; False where there is nothing to compare with.
+
     Raises:
         ValueError: the loss comes from other layers, or from more or fewer than these.
     """
     weights = [getattr(target.module, "weight", None) for target in targets]
     if any(not isinstance(w, Tensor) or not w.requires_grad for w in weights):
-        return
+        return False
     found = _weights_before([loss])
     if not found or {id(w) for w in found} == {id(w) for w in weights}:
-        return
+        return bool(found)
     owners = [(name, module) for name, module in plain_names(model) if getattr(module, "weight", None) is not None]
     makers = [next((n for n, m in owners if m.weight is w), "a weight outside any layer") for w in found]
     taken = ", ".join(repr(target.name) for target in targets)

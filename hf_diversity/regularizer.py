@@ -126,7 +126,11 @@ class DiversityRegularizer:
         return self.config.to_dict()
 
     def __call__(
-        self, rows: Mapping[str, Tensor], step: int, factors: Mapping[str, Tensor] | None = None
+        self,
+        rows: Mapping[str, Tensor],
+        step: int,
+        factors: Mapping[str, Tensor] | None = None,
+        counts: Mapping[str, int] | None = None,
     ) -> RegularizerOutput:
         """Compute the regulariser of one batch.
 
@@ -134,6 +138,7 @@ class DiversityRegularizer:
             rows: (N, D) activations by layer, N samples of D units; N may differ between layers and processes.
             step: optimiser steps done so far.
             factors: of each layer's part of the penalty, 0-dim; the parts themselves are as without.
+            counts: of the samples that each layer's rows stand for, where they are drawn from more.
 
         Returns:
             The penalty and its parts. With `sync="global"` they are those of all processes' samples.
@@ -151,7 +156,8 @@ class DiversityRegularizer:
             terms, layers = [], {}
             for name, values in rows.items():
                 try:
-                    diversity, norm = self._layer(values, gammas.get(name), synchronise)
+                    count = values.shape[0] if counts is None else counts[name]
+                    diversity, norm = self._layer(values, count, gammas.get(name), synchronise)
                 except ValueError as error:  # det and logdet of a matrix that is not positive definite, on the CPU
                     size = norm_statistic(values.detach()).item()
                     cause = why_not_finite(size, float(gammas.get(name, 0.0)), 0.0) or str(error)
@@ -179,14 +185,16 @@ class DiversityRegularizer:
             for name, r in rows.items()
         }
 
-    def _layer(self, rows: Tensor, gamma: Tensor | None, synchronise: bool) -> tuple[Tensor | None, Tensor]:
+    def _layer(
+        self, rows: Tensor, count: int, gamma: Tensor | None, synchronise: bool
+    ) -> tuple[Tensor | None, Tensor]:
         """J (or None) and P of one layer, over all processes if `synchronise`."""
-        count, units = rows.shape
+        units = rows.shape[1]
         # A part with weight 0 is logged, and must not cost a gradient
         parts = [norm_statistic(rows if self.config.activation_weight > 0 else rows.detach())]
         if self.measure is not None and gamma is not None:
             some = rows if self.config.diversity_weight > 0 else rows.detach()
-            if count == 0:  # a process without samples takes part with weight 0
+            if rows.shape[0] == 0:  # a process without samples takes part with weight 0
                 some = torch.cat([some, some.new_zeros(1, units)])
             parts.append(self.measure.statistic(some, gamma))
         if synchronise:
@@ -202,6 +210,11 @@ class DiversityRegularizer:
         """Set gamma for the first step from the rows of all its micro-batches."""
         if self.median_gamma is not None:
             self.median_gamma.calibrate(batches, step, self.config.sync == "global" and world_size() > 1)
+
+    def discard_step(self) -> None:
+        """Forget what the current step told about gamma: it is not taken."""
+        if self.median_gamma is not None:
+            self.median_gamma.discard_window()
 
     def current_gamma(self, name: str, step: int) -> Tensor | float | None:
         """A layer's gamma outside training: the number, the running estimate, or None before there is one."""

@@ -5,12 +5,30 @@ from __future__ import annotations
 import contextlib
 import inspect
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+
+
+def remember_buffers(model: nn.Module) -> Callable[[], None]:
+    """Copy all buffers (running statistics, say); what is returned puts them back as they were."""
+    buffers = [
+        (module, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+
+    @torch.no_grad()
+    def restore() -> None:
+        for module, name, buffer, value in buffers:
+            buffer.copy_(value)
+            module._buffers[name] = buffer
+
+    return restore
 
 
 @contextlib.contextmanager
@@ -23,12 +41,7 @@ def rehearsal(model: nn.Module) -> Iterator[None]:
     Args:
         model: the model whose buffers and mode are restored.
     """
-    buffers = [
-        (module, name, buffer, buffer.clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
+    restore_buffers = remember_buffers(model)
     modes = {module: module.training for module in model.modules()}
     python, numpy = random.getstate(), np.random.get_state()
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
@@ -39,10 +52,7 @@ def rehearsal(model: nn.Module) -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
-        with torch.no_grad():
-            for module, name, buffer, value in buffers:
-                buffer.copy_(value)
-                module._buffers[name] = buffer
+        restore_buffers()
         for module, mode in modes.items():
             module.training = mode
 

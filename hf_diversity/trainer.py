@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,17 +19,17 @@ from .config import DiversityConfig
 from .ddp import captured_as_outputs
 from .distributed import real_batch_size, world_size
 from .evaluation import DiversityMeter
+from .first_step import check_first_step, warn_of_ignored_items
 from .layers import find_layers
-from .loss_scale import ignores_num_items, task_loss_is_normalised
+from .loss_scale import task_loss_is_normalised
 from .masks import position_mask
 from .nonfinite import StepGuard
-from .output_head import check_output_layers
 from .regularizer import DiversityRegularizer, NonFiniteRegularizerError, RegularizerOutput
 from .rehearsal import rehearsal, takes_inputs
 from .samples import rows_by_layer, subsample
 from .timm_models import is_raw_timm_model, wrap_timm_model
 from .training_log import TrainingLog
-from .window import Window
+from .window import Window, kind_of_samples
 
 logger = logging.get_logger(__name__)
 
@@ -121,12 +121,13 @@ class DiversityMixin(CheckpointMixin):
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Get the micro-batches of a step, and see how much each counts; for the first step, set gamma from all."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._guard.begin_step(self.model)
         self._window = None
         if len(batches) > 1 and self.diversity.is_active:
             capture = self._capture_for(self.model)
             masks = [self._masks(capture, inputs) for inputs in batches]
             together = self.diversity.sync == "global" and world_size() > 1
-            self._window = Window(masks, [find_batch_size(inputs) for inputs in batches], together, self.args.device)
+            self._window = Window(batches, masks, together, self.args.device)
             if self._regularizer.wants_calibration:
                 self._regularizer.calibrate(self._rehearse(batches, items), self.state.global_step)
         return batches, items
@@ -159,9 +160,12 @@ class DiversityMixin(CheckpointMixin):
                 unchecked.check_finite(step)
             except NonFiniteRegularizerError as error:
                 self._guard.fault(error)
+        if self._guard.is_faulty:
+            loss = torch.zeros_like(loss)  # a NaN would stay in Trainer's running sum
         window_ends = self.accelerator.sync_gradients
         if window_ends and self._guard.end_step(model, self.accelerator.scaler, self.args.device):
             self._training_log.skip_step(step)
+            self._regularizer.discard_step()
         return loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -188,24 +192,25 @@ class DiversityMixin(CheckpointMixin):
         rows = self._rows(activations, capture, masks)
         task_loss = result[0] if return_outputs else result
         if self._first_step:
-            self._check_first_step(capture, task_loss, rows, batch_size)
-            self._warn_of_ignored_items(inputs, num_items_in_batch)
+            self._first_step = False
+            check_first_step(self, capture.targets, task_loss, rows, batch_size)
+            warn_of_ignored_items(self, inputs, num_items_in_batch)
         normalised = task_loss_is_normalised(self, num_items_in_batch)
         try:
-            loss = self._add_penalty(task_loss, self._drawn(rows), self._factors(activations), normalised)
+            loss = self._add_penalty(task_loss, rows, self._factors(activations, masks, batch_size), normalised)
         except NonFiniteRegularizerError as error:
             self._guard.fault(error)
             loss = task_loss
         return (loss, result[1]) if return_outputs else loss
 
-    def _factors(self, activations) -> dict[str, torch.Tensor] | None:
+    def _factors(self, activations, masks, batch_size) -> dict[str, torch.Tensor] | None:
         """What beside 1 / k this micro-batch counts in its window; None where it is the whole step."""
         if self._window is None or self._window.is_over:
             return None
+        samples = self.diversity.samples
         return self._window.next_factors(
             {
-                name: self.diversity.samples == "positions"
-                or (self.diversity.samples == "auto" and captured[0].ndim == 3)
+                name: kind_of_samples(captured[0], masks[name], samples, batch_size)
                 for name, captured in activations.items()
             }
         )
@@ -217,7 +222,8 @@ class DiversityMixin(CheckpointMixin):
         window; then only the penalty still has to be divided.
         """
         step = self.state.global_step
-        output = self._regularizer(rows, step, factors)
+        counts = {name: values.shape[0] for name, values in rows.items()}
+        output = self._regularizer(self._drawn(rows), step, factors, counts)
         self._unchecked = output
         steps = getattr(self, "current_gradient_accumulation_steps", self.args.gradient_accumulation_steps)
         task_share = 1.0 if normalised else 1 / steps
@@ -241,56 +247,6 @@ class DiversityMixin(CheckpointMixin):
     def _is_encoder_decoder(self) -> bool:
         return bool(getattr(getattr(self.model, "config", None), "is_encoder_decoder", False))
 
-    def _check_first_step(self, capture, task_loss, rows, batch_size) -> None:
-        """What only a forward pass can tell, before anything was trained."""
-        self._first_step = False
-        if self.args.process_index == 0:
-            for target in capture.targets:  # a warning, since Trainer's level hides anything less
-                samples, units = rows[target.name].shape
-                logger.warning(f"{target.describe()}: {units} units, {samples} samples")
-        plain = not (self.is_fsdp_enabled or self.is_deepspeed_enabled or self.args.n_gpu > 1)
-        if self.diversity.layers is None and plain:
-            model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-            check_output_layers(model, capture.targets, task_loss)
-        examples = self._examples_if_one_is_left_over()
-        if examples is None:
-            return
-        for name, values in rows.items():
-            if values.shape[0] == batch_size:  # one sample an example: the last batch would have a single one
-                raise ValueError(
-                    f"the last batch of every epoch would have 1 example ({examples} examples in batches of "
-                    f"{batch_size}) and layer {name!r} 1 sample: similarity is an average over a batch; type "
-                    "dataloader_drop_last=True, or another per_device_train_batch_size"
-                )
-
-    def _warn_of_ignored_items(self, inputs, num_items_in_batch) -> None:
-        """Say so where the task loss, and with it the relative strength of the regulariser, is not what it seems."""
-        parts = self.args.gradient_accumulation_steps * world_size() * max(self.args.n_gpu, 1)
-        by_trainer = self.compute_loss_func is not None or self.label_smoother is not None
-        if parts == 1 or by_trainer or not self.model_accepts_loss_kwargs or num_items_in_batch is None:
-            return
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            return
-        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        if ignores_num_items(model, inputs, num_items_in_batch):
-            logger.warning(
-                f"{type(model).__name__} takes num_items_in_batch and does not use it (transformers#47688), so with "
-                f"{parts} micro-batches a step Trainer's task loss is {parts} times too large, and the regulariser is "
-                f"{parts} times weaker beside it than in one batch; type trainer.model_accepts_loss_kwargs = False "
-                "before train()"
-            )
-
-    def _examples_if_one_is_left_over(self) -> int | None:
-        """The number of training examples if this run reaches a last batch with a single one, else None."""
-        loader = self.callback_handler.train_dataloader
-        dataset, sampler = getattr(loader, "dataset", None), getattr(loader, "batch_sampler", None)
-        size = getattr(sampler, "batch_size", None)
-        if world_size() > 1 or not size or getattr(sampler, "drop_last", True) or not isinstance(dataset, Sized):
-            return None
-        examples = len(dataset)
-        reached = self.state.max_steps * self.args.gradient_accumulation_steps >= -(-examples // size)
-        return examples if reached and examples % size == 1 else None
-
     # ---- hooks
 
     def _capture_for(self, model: nn.Module | None) -> ActivationCapture:
@@ -309,9 +265,16 @@ class DiversityMixin(CheckpointMixin):
         """Log as the base class does, with the parts of the loss in the training record."""
         if "loss" in logs and "learning_rate" in logs:  # Trainer's training record, written in every process
             logs.update(self._training_log.flush(self.state.global_step))
-            if "skipped_steps" in logs and "diversity" not in logs and "activation_norm" not in logs:
-                logs["loss"] = float("nan")  # no step was taken since the last record
+            if "skipped_steps" in logs:  # Trainer's mean counts the dropped steps
+                logs["loss"] = self._loss_of(logs)
         super().log(logs, start_time)
+
+    def _loss_of(self, record: dict[str, float]) -> float:
+        """The optimised loss from its parts; NaN where no step was taken."""
+        parts = {"task_loss": 1.0, "activation_norm": self.diversity.activation_weight}
+        if self.diversity.measure != "none":
+            parts["diversity"] = self.diversity.diversity_weight
+        return sum(weight * record.get(part, float("nan")) for part, weight in parts.items())
 
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"

@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from transformers.trainer_pt_utils import find_batch_size
 
 from .bandwidth import wide_dtype
 from .distributed import sum_over_processes
 from .masks import PACKED
 
 Mask = Tensor | list[Tensor] | None
+Kind = Literal["examples", "positions", "tokens", "sequences"]
+_SHARED: tuple[Kind, ...] = ("examples", "positions")
+
+
+def kind_of_samples(captured: Tensor, mask: Mask, samples: str, size: int | None) -> Kind:
+    """What the samples of a layer are counted in, by the rules of `samples.to_samples`.
+
+    Args:
+        captured: the layer's activations in one micro-batch.
+        mask: real tokens of the batch for this layer, see `masks.position_mask`.
+        samples: of the configuration.
+        size: examples in the micro-batch.
+
+    Returns:
+        "examples"; "sequences", of which several may be packed into an example; "tokens", the real ones of `mask`;
+        "positions" whatever they hold: pixels, patches, frames, or tokens that no mask tells apart.
+    """
+    if captured.ndim == 2:
+        return "examples" if size is None or captured.shape[0] == size else "positions"
+    if samples in ("pooled", "first") or (samples == "auto" and captured.ndim > 3):
+        return "sequences"
+    fits = isinstance(mask, list) or (isinstance(mask, Tensor) and mask.shape == captured.shape[:2])
+    return "tokens" if captured.ndim == 3 and fits else "positions"
 
 
 class Window:
@@ -19,53 +44,57 @@ class Window:
 
     An average over k micro-batches of unequal numbers of samples (texts of different lengths, a short last batch) is
     not the mean over the samples of all. It is with weights N_j / (N_1 + .. + N_k), and those must be known before the
-    last of them was run: tokens are counted in the masks, and elsewhere samples go with examples.
+    last of them was run. So they are counted in the inputs: examples, real tokens in the masks, and positions in
+    proportion to those of the input (where a layer shortens sequences it rounds, and that is not exact).
 
     Args:
-        masks: real tokens by layer of each micro-batch, see `masks.position_mask`.
-        sizes: examples of each micro-batch; None where the batch does not tell.
+        batches: the micro-batches.
+        masks: real tokens by layer of each, see `masks.position_mask`.
         synchronise: whether to count over all processes (one collective).
         device: where the layers are.
     """
 
     def __init__(
         self,
+        batches: Sequence[Mapping[str, Any]],
         masks: Sequence[Mapping[str, Mask]],
-        sizes: Sequence[int | None],
         synchronise: bool,
         device: torch.device,
     ):
         """See the class."""
-        self._row = {name: 2 * i for i, name in enumerate(masks[0])}
         self._next = 0
-        if any(size is None for size in sizes):
-            sizes = [1] * len(sizes)
-        kinds = [
-            [count(batch[name], size or 0) for batch, size in zip(masks, sizes, strict=True)]
-            for name in masks[0]
-            for count in (_tokens, _sequences)
-        ]
+        sizes = [size if (size := find_batch_size(batch)) is not None else 1 for batch in batches]
+        counts: dict[Any, list[Tensor | int]] = {
+            "examples": list(sizes),
+            "positions": [_positions(batch, size) for batch, size in zip(batches, sizes, strict=True)],
+        }
+        for name in masks[0]:
+            pairs = [(batch[name], size) for batch, size in zip(masks, sizes, strict=True)]
+            counts[name, "tokens"] = [_tokens(mask, size) for mask, size in pairs]
+            counts[name, "sequences"] = [_sequences(mask, size) for mask, size in pairs]
+        self._row = {key: row for row, key in enumerate(counts)}
         dtype = wide_dtype(device)
-        # (2 x layers, micro-batches): tokens and sequences of each layer in turn
-        counts = torch.stack([torch.stack([torch.as_tensor(c).to(device, dtype) for c in row]) for row in kinds])
+        table = torch.stack(
+            [torch.stack([torch.as_tensor(c).to(device, dtype) for c in row]) for row in counts.values()]
+        )
         if synchronise:
-            counts = sum_over_processes(counts)
-        # Beside the 1 / k that every micro-batch is divided by
-        self._factors = counts * (len(sizes) / counts.sum(1, keepdim=True))
+            table = sum_over_processes(table)
+        # (counts, micro-batches), beside the 1 / k that every micro-batch is divided by
+        self._factors = table * (len(sizes) / table.sum(1, keepdim=True))
 
-    def next_factors(self, counted_in_tokens: Mapping[str, bool]) -> dict[str, Tensor]:
+    def next_factors(self, kinds: Mapping[str, Kind]) -> dict[str, Tensor]:
         """The factors of the micro-batch that is run now, 1 on average over the window; the next call is for the next.
 
         Args:
-            counted_in_tokens: by layer, whether its samples are tokens, not examples.
+            kinds: by layer, what its samples are counted in.
 
         Returns:
             0-dim factor by layer.
         """
         batch, self._next = self._next, self._next + 1
         return {
-            name: self._factors[self._row[name] + (0 if in_tokens else 1), batch]
-            for name, in_tokens in counted_in_tokens.items()
+            name: self._factors[self._row[kind if kind in _SHARED else (name, kind)], batch]
+            for name, kind in kinds.items()
         }
 
     @property
@@ -74,8 +103,14 @@ class Window:
         return self._next >= self._factors.shape[1]
 
 
+def _positions(batch: Mapping[str, Any], size: int) -> int:
+    """In proportion to the positions of the batch: the numbers in its largest input."""
+    inputs = [value.numel() for value in batch.values() if isinstance(value, Tensor) and value.ndim > 1]
+    return max(inputs, default=size)
+
+
 def _tokens(mask: Mask, size: int) -> Tensor | int:
-    """Real tokens; without a mask every example has as many."""
+    """Real tokens."""
     if isinstance(mask, list):
         return torch.stack([part.ne(0).sum() for part in mask]).sum()
     return size if mask is None else mask.ne(0).sum()

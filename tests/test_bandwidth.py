@@ -79,6 +79,32 @@ def test_state_continues_bit_for_bit():
     assert [float(g) for g in expected[3:]] == [float(g) for g in resumed]
 
 
+def test_a_discarded_step_leaves_no_trace():
+    gamma, undisturbed = MedianGamma(), MedianGamma()
+    rows = [torch.randn(32, 8) * scale for scale in (1, 1.5, 2)]
+    for step, values in enumerate(rows):
+        gamma.update({"a": values}, step, False)
+        undisturbed.update({"a": values}, step, False)
+    broken = torch.cat([rows[0] * 100, torch.full((8, 8), torch.nan)])
+    gamma.update({"a": broken}, 3, False)
+    gamma.discard_window()
+    assert torch.equal(gamma.current("a", 4), undisturbed.current("a", 4))
+
+
+def test_a_first_step_that_is_discarded_is_as_if_it_had_not_been():
+    gamma, fresh = MedianGamma(), MedianGamma()
+    gamma.update({"a": torch.full((8, 4), torch.inf)}, 0, False)
+    gamma.discard_window()
+    assert not gamma.has_estimate
+    rows = torch.randn(32, 4)
+    assert torch.equal(gamma.update({"a": rows}, 1, False)["a"], fresh.update({"a": rows}, 1, False)["a"])
+
+
+def test_what_is_not_finite_does_not_count():
+    rows = torch.randn(64, 6)
+    assert torch.equal(distance_histogram(torch.cat([rows, rows * torch.inf]), 0), distance_histogram(rows, 0))
+
+
 def test_global_random_state_is_untouched():
     before = torch.random.get_rng_state()
     MedianGamma().update({"a": torch.ones(4, 4)}, 0, False)

@@ -17,6 +17,7 @@ from tiny import Mlp, Rows, Sentences, arguments, tiny_bert
 from hf_diversity import DiversityConfig, DiversityTrainer
 from hf_diversity.bandwidth import MedianGamma
 from hf_diversity.regularizer import DiversityRegularizer
+from hf_diversity.window import Window, kind_of_samples
 
 sys.path.insert(0, str(SCRIPTS))
 import invariance  # noqa: E402
@@ -129,6 +130,51 @@ def test_micro_batches_of_unequal_texts_count_by_their_tokens(folder, samples, g
     for other in others:
         torch.testing.assert_close(other, whole, rtol=1e-7, atol=1e-10)
     assert whole.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("layers", [None, ["bert.embeddings.word_embeddings"]])
+def test_rows_of_examples_do_not_count_by_their_tokens(folder, layers):
+    """Padded texts, and a layer whose samples are examples whatever `samples` says, or one that follows the tokens."""
+    diversity = {"layers": layers, "samples": "positions", "gamma": 1.0, "diversity_weight": 1.0}
+    whole, split = [
+        pull_of_one_step(
+            lambda: tiny_bert().double(), Sentences(16), folder, diversity, per_device_train_batch_size=16 // k,
+            gradient_accumulation_steps=k,
+        )
+        for k in (1, 4)
+    ]  # fmt: skip
+    torch.testing.assert_close(split, whole, rtol=1e-7, atol=1e-10)
+    assert whole.abs().max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("shape", "mask", "samples", "expected"),
+    [
+        ((4, 8), None, "auto", "examples"),
+        ((4, 8), (4, 10), "positions", "examples"),
+        ((40, 8), (4, 10), "auto", "positions"),
+        ((4, 10, 8), (4, 10), "auto", "tokens"),
+        ((4, 5, 8), (4, 10), "auto", "positions"),
+        ((4, 10, 8), None, "positions", "positions"),
+        ((4, 10, 8), (4, 10), "pooled", "sequences"),
+        ((4, 8, 6, 6), None, "auto", "sequences"),
+        ((4, 8, 6, 6), None, "positions", "positions"),
+    ],
+)
+def test_what_samples_are_counted_in(shape, mask, samples, expected):
+    mask = None if mask is None else torch.ones(mask, dtype=torch.bool)
+    assert kind_of_samples(torch.zeros(shape), mask, samples, 4) == expected
+
+
+def test_factors_are_the_shares_of_each_count():
+    batches = [{"input_ids": torch.zeros(4, 10)}, {"input_ids": torch.zeros(2, 30)}]
+    masks = [{"a": torch.arange(10).expand(4, 10) < 5}, {"a": torch.arange(30).expand(2, 30) < 20}]
+    shares = {"examples": (4, 2), "positions": (40, 60), "tokens": (20, 40), "sequences": (4, 2)}
+    for kind, (first, second) in shares.items():
+        window = Window(batches, masks, False, torch.device("cpu"))
+        factors = [float(window.next_factors({"a": kind})["a"]) for _ in batches]
+        assert window.is_over
+        np.testing.assert_allclose(factors, [2 * first / (first + second), 2 * second / (first + second)])
 
 
 @pytest.mark.parametrize("layer", ["act2", "fc1"])

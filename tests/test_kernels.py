@@ -100,6 +100,18 @@ def test_a_second_backward_pass_gives_the_same_gradient():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_is_kept_between_calls_was_made_for_all_modes(dtype):
+    fourier.release_memory()
+    fourier._split.cache_clear()
+    a = torch.randn(6, 77, dtype=dtype)
+    with torch.inference_mode(), torch.device("meta"):
+        first = kernels.pair_sum(a, 0.7)
+    leaf = a.clone().requires_grad_()
+    kernels.pair_sum(leaf, 0.7).backward()
+    assert torch.equal(first, kernels.pair_sum(a, 0.7)) and leaf.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_sine_and_cosine(dtype):
     angle = torch.linspace(-math.pi / 2, math.pi / 2, 20001, dtype=dtype)
     square, sine, cosine = torch.empty(3, len(angle), dtype=dtype)

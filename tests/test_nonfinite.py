@@ -101,12 +101,42 @@ def test_a_record_over_several_steps_counts_and_averages_the_others(tmp_path):
     run = trainer(tmp_path, model_with_overflow([1]), "skip", logging_steps=4)
     run.train()
     [record] = [r for r in run.state.log_history if "learning_rate" in r]
-    assert record["skipped_steps"] == 1 and math.isfinite(record["diversity"])
+    assert record["skipped_steps"] == 1
+    assert record["loss"] == pytest.approx(record["task_loss"] + 0.1 * record["diversity"], rel=1e-6)
     alone = trainer(tmp_path, model_with_overflow([1]), "skip", logging_steps=1)
     alone.train()
     singles = [r["diversity"] for r in alone.state.log_history if "diversity" in r]
     assert len(singles) == 3
     assert record["diversity"] == pytest.approx(sum(singles) / 3, rel=1e-6)
+
+
+def test_running_statistics_do_not_count_a_skipped_step(tmp_path):
+    class Bad(torch.utils.data.Dataset):
+        """One batch of NaN inputs among others."""
+
+        def __init__(self, rows):
+            self.rows = rows
+
+        def __len__(self):
+            return len(self.rows)
+
+        def __getitem__(self, index):
+            return {**self.rows[index], "x": self.rows[index]["x"] * (math.nan if 4 <= index < 8 else 1.0)}
+
+    def statistics(data, steps):
+        torch.manual_seed(0)
+        model = Mlp()
+        model.fc1 = torch.nn.Sequential(model.fc1, torch.nn.BatchNorm1d(8))
+        run = trainer(
+            tmp_path, model, "skip", max_steps=steps, learning_rate=0.0, train_sampling_strategy="sequential"
+        )
+        run.train_dataset = data
+        run.train()
+        return weights(model)
+
+    rows = Rows(12)
+    kept = torch.utils.data.Subset(rows, [0, 1, 2, 3, 8, 9, 10, 11])
+    assert_same(statistics(Bad(rows), 3), statistics(kept, 2), rtol=0, atol=0)
 
 
 def test_skipping_says_so_and_does_not_go_on_for_ever(tmp_path, caplog):

@@ -93,24 +93,25 @@ def split_terms(terms: int, dtype: torch.dtype) -> Split:
 
 @functools.lru_cache(maxsize=16)  # the matrices of 400 terms take 12 MB, those of the usual 15 terms 10 kB
 def _split(giant: int, baby: int, dtype: torch.dtype) -> Split:
-    stride = 2 * baby + 1
-    q, r = torch.arange(-giant, giant + 1)[:, None], torch.arange(-baby, baby + 1)
-    above, below = q.abs() * stride + r.abs(), (q.abs() * stride - r.abs()).abs()
-    k = torch.arange(giant * stride + baby + 1)
-    is_above, is_below = ((table == k[:, None, None]).double() for table in (above, below))
-    # On the axes q = 0 or r = 0 both wave numbers are the same term, which counts once, and c_0 counts half
-    same = (is_above + is_below) * torch.where(q * r != 0, 2.0, torch.where(q + r != 0, 1.0, 0.5))
-    opposite = (is_below - is_above) * 2 * (q * r).sign()
-    giant_slope, baby_slope = -q * stride, -r
-    first = giant_slope * same - baby_slope * opposite
-    second = baby_slope * same - giant_slope * opposite
-    return Split(
-        giant=giant,
-        baby=baby,
-        terms=k.to(dtype),
-        form=torch.cat([same.flatten(1), opposite.flatten(1)], 1).to(dtype),
-        slopes=torch.cat([first.flatten(1), second.flatten(1)], 1).to(dtype),
-    )
+    with torch.inference_mode(False), torch.device("cpu"):  # kept for other calls
+        stride = 2 * baby + 1
+        q, r = torch.arange(-giant, giant + 1)[:, None], torch.arange(-baby, baby + 1)
+        above, below = q.abs() * stride + r.abs(), (q.abs() * stride - r.abs()).abs()
+        k = torch.arange(giant * stride + baby + 1)
+        is_above, is_below = ((table == k[:, None, None]).double() for table in (above, below))
+        # On the axes q = 0 or r = 0 both wave numbers are the same term, which counts once, and c_0 counts half
+        same = (is_above + is_below) * torch.where(q * r != 0, 2.0, torch.where(q + r != 0, 1.0, 0.5))
+        opposite = (is_below - is_above) * 2 * (q * r).sign()
+        giant_slope, baby_slope = -q * stride, -r
+        first = giant_slope * same - baby_slope * opposite
+        second = baby_slope * same - giant_slope * opposite
+        return Split(
+            giant=giant,
+            baby=baby,
+            terms=k.to(dtype),
+            form=torch.cat([same.flatten(1), opposite.flatten(1)], 1).to(dtype),
+            slopes=torch.cat([first.flatten(1), second.flatten(1)], 1).to(dtype),
+        )
 
 
 def coefficients(tau: Tensor, split: Split) -> Tensor:
@@ -265,13 +266,14 @@ def _waves(split: Split, rows: int, units: int, dtype: torch.dtype) -> Waves:
     """
     numbers = Waves.numbers(split, rows, units)
     if numbers > _SCRATCH_MOST:
-        return Waves(split, rows, units, torch.empty(numbers, dtype=dtype))
+        return Waves(split, rows, units, torch.empty(numbers, dtype=dtype, device="cpu"))
     memory, waves = getattr(_scratch, str(dtype), (None, None))
     if waves is not None and waves.split is split and (waves.rows, waves.units) == (rows, units):
         return waves
-    if memory is None or memory.numel() < numbers:
-        memory = torch.empty(numbers, dtype=dtype)
-    waves = Waves(split, rows, units, memory)
+    with torch.inference_mode(False):  # it is kept, and used outside inference mode as well
+        if memory is None or memory.numel() < numbers:
+            memory = torch.empty(numbers, dtype=dtype, device="cpu")
+        waves = Waves(split, rows, units, memory)
     setattr(_scratch, str(dtype), (memory, waves))
     return waves
 

@@ -15,7 +15,8 @@ _COSINE = (-2.60514801e-07, 2.47601605e-05, -1.38883614e-03, 4.16666363e-02, -4.
 
 @functools.cache
 def _coefficients(values: tuple[float, ...]) -> list[Tensor]:
-    return [torch.tensor(value) for value in values]
+    with torch.inference_mode(False), torch.device("cpu"):
+        return [torch.tensor(value) for value in values]
 
 
 def sine_cosine(angle: Tensor, square: Tensor, sine: Tensor, cosine: Tensor) -> None:
