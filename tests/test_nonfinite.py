@@ -127,10 +127,9 @@ def test_running_statistics_do_not_count_a_skipped_step(tmp_path):
         torch.manual_seed(0)
         model = Mlp()
         model.fc1 = torch.nn.Sequential(model.fc1, torch.nn.BatchNorm1d(8))
-        run = trainer(
-            tmp_path, model, "skip", max_steps=steps, learning_rate=0.0, train_sampling_strategy="sequential"
-        )
+        run = trainer(tmp_path, model, "skip", max_steps=steps, learning_rate=0.0)
         run.train_dataset = data
+        run._get_train_sampler = lambda *unused: torch.utils.data.SequentialSampler(data)
         run.train()
         return weights(model)
 
