@@ -15,7 +15,6 @@ from .config import SAMPLES, DiversityConfig
 from .inspection import Inspection, LayerRow, inspect_layers
 from .layers import glob_to_regex
 
-_WIDTH = 100
 _NOTHING = {"Identity", "Dropout", "DropPath", "StochasticDepth"}  # give what they receive
 
 
@@ -84,7 +83,7 @@ def build_model(name: str, image_size: int | None = None) -> nn.Module:
 
 
 def table(name: str, inspection: Inspection, match: str | None = None) -> str:
-    """The rows as text of at most 100 columns.
+    """The rows as text of at most 100 columns, or more where names are long: they are there to be copied.
 
     Raises:
         ValueError: `match` matches no module.
@@ -104,7 +103,6 @@ def table(name: str, inspection: Inspection, match: str | None = None) -> str:
         for row in rows
     ]  # fmt: skip
     widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
-    widths[0] = min(widths[0], _WIDTH - sum(widths[1:]) - 2 * (len(head) - 1))
     lines = ["  ".join(_align(c, w, i) for i, (c, w) in enumerate(zip(line, widths, strict=True))) for line in cells]
     notes = [
         f"{len(rows)} modules; a forward pass of the batch is {inspection.forward_flops / 1e9:.3g} GFLOP.",
@@ -124,9 +122,9 @@ def _short(row: LayerRow) -> str:
 
 
 def _align(cell: str, width: int, column: int) -> str:
-    return _cut(cell, width).ljust(width) if column < 3 else cell.rjust(width)
+    return cell.ljust(width) if column < 3 else cell.rjust(width)
 
 
 def _cut(text: str, width: int) -> str:
-    """The end of a long name, which tells modules apart."""
+    """The end of a long class name, which tells modules apart."""
     return text if len(text) <= width else "…" + text[len(text) - width + 1 :]

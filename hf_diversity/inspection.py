@@ -62,6 +62,12 @@ class Inspection:
     forward_flops: int
     no_default: str = ""
 
+    def __str__(self) -> str:
+        """The table that `hf-diversity layers` prints."""
+        from .cli_layers import table
+
+        return table("the model", self)
+
 
 def inspect_layers(
     model: nn.Module,

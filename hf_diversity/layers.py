@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from torch import nn
@@ -13,6 +13,8 @@ from .capture import LayerTarget
 from .module_names import bare_model, plain_names
 from .output_head import find_last_hidden_layers
 
+# Where transformers' TimmWrapper has the timm model, whose own names may be typed as well
+_TIMM = "timm_model"
 # Parameters of the embeddings in transformers; CLIP's class_embedding is a vector
 _PREFIX_TOKENS = ("cls_token", "class_embedding", "distillation_token", "register_tokens")
 
@@ -44,8 +46,7 @@ def find_layers(
     modules = dict(plain_names(model))
     chosen: set[str] = set()
     for pattern in patterns:
-        expression = glob_to_regex(pattern)
-        matches = [name for name in modules if expression.fullmatch(name)]
+        matches = _matching(pattern, modules) or _matching(f"{_TIMM}.{pattern}", modules)
         if not matches:
             near = difflib.get_close_matches(pattern, modules, n=5, cutoff=0)
             raise ValueError(
@@ -57,6 +58,11 @@ def find_layers(
         if name in chosen:
             targets.setdefault(module, LayerTarget(name, module))  # a shared module once, whatever its names
     return list(targets.values())
+
+
+def _matching(pattern: str, names: Iterable[str]) -> list[str]:
+    expression = glob_to_regex(pattern)
+    return [name for name in names if expression.fullmatch(name)]
 
 
 def glob_to_regex(pattern: str) -> re.Pattern[str]:

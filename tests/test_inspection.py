@@ -121,3 +121,24 @@ def test_estimated_cost_grows_as_the_kernels_do():
 
     assert math.isclose(estimated_cost(64, 512), 2 * estimated_cost(32, 512))
     assert estimated_cost(32, 4096) < 10 * estimated_cost(32, 512)  # not the square of the units
+
+
+def test_names_are_whole_and_an_inspection_prints_as_the_table(capsys):
+    class Nested(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            layer = torch.nn.Linear(4, 4)
+            self.name = ".".join(["a_rather_long_name"] * 6)
+            for _ in range(6):
+                layer = torch.nn.ModuleDict({"a_rather_long_name": layer})
+            self.inner, self.out = layer, torch.nn.Linear(4, 2)
+
+        def forward(self, x):
+            layer = self.inner
+            while isinstance(layer, torch.nn.ModuleDict):
+                layer = layer["a_rather_long_name"]
+            return {"logits": self.out(layer(x))}
+
+    model = Nested()
+    text = str(inspect_layers(model, {"x": torch.randn(3, 4)}))
+    assert f"inner.{model.name} " in text and "layers=None takes" in text

@@ -175,3 +175,9 @@ def test_a_right_head_passes_the_check(cast):
         check_output_layers(mlp, find_last_hidden_layers(mlp), mlp(torch.randn(3, 6), torch.tensor([0, 1, 2]))["loss"])
     bert.classifier.requires_grad_(False)
     check_output_layers(bert, find_last_hidden_layers(bert), bert(input_ids=ids, labels=torch.tensor([0, 1, 2])).loss)
+
+
+def test_a_timm_models_own_names_serve_inside_the_wrapper():
+    model = wrap_timm_model(tiny_timm("test_resnet"), model_args={"in_chans": 1})
+    assert [t.name for t in find_layers(model, ["layer4", "layer1.*"])] == ["timm_model.layer1.0", "timm_model.layer4"]
+    assert find_layers(model, ["timm_model.layer4"]) == find_layers(model, ["layer4"])

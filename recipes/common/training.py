@@ -44,12 +44,16 @@ def find_checkpoint(arguments: TrainingArguments, run: RunArguments) -> str | No
             return str(resume)
         last = get_last_checkpoint(folder) if folder.is_dir() else None
         if last is None:
-            raise ValueError(f"there is no checkpoint to resume from in {folder}: leave resume_from_checkpoint out")
+            raise ValueError(
+                f"there is no checkpoint to resume from in {folder}: leave resume_from_checkpoint out, with "
+                "--overwrite_output_dir true if it holds an earlier run; --save_strategy epoch writes checkpoints"
+            )
         return last
     if arguments.should_save and not run.overwrite_output_dir and _earlier_run(folder):
+        go_on = "--resume_from_checkpoint true to go on with it, " if get_last_checkpoint(folder) else ""
         raise ValueError(
-            f"output_dir {folder} holds an earlier run: type another --output_dir, --resume_from_checkpoint true to "
-            "go on with it, or --overwrite_output_dir to delete it"
+            f"output_dir {folder} holds an earlier run: type another --output_dir, {go_on}or --overwrite_output_dir "
+            "to delete it"
         )
     return None
 
