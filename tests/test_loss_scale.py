@@ -103,7 +103,7 @@ def test_a_model_that_ignores_num_items_is_named_once_with_the_cure(
 ):
     """TRAPS 29: its task loss is k times too large, which is upstream's; the user has to know."""
     messages = []
-    monkeypatch.setattr("hf_diversity.trainer.logger.warning", messages.append)
+    monkeypatch.setattr("hf_diversity.first_step.logger.warning", messages.append)
     trainer = DiversityTrainer(
         model=make(), args=arguments(tmp_path, gradient_accumulation_steps=accumulate, max_steps=2),
         train_dataset=data(16), diversity=DiversityConfig(gamma=1.0),
