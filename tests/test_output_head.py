@@ -58,10 +58,8 @@ def wrapped(name):
 
 
 def sweep(names, check):
-    # Older versions of timm have fewer models, and build this one with numbers only
-    old = tuple(map(int, timm.__version__.split(".")[:3])) < (1, 0, 31)
-    there = [name for name in names if timm.is_model(name) and not (old and name.startswith("gemma4"))]
-    assert len(there) >= len(names) - 4
+    there = [name for name in names if timm.is_model(name)]  # older versions of timm have fewer
+    assert len(there) >= len(names) - 3
     names = there
     failures = {name: said for name in names if (said := check(name))}
     print(f"\nlast hidden layer right for {len(names) - len(failures)} of {len(names)}: {failures}")
@@ -81,6 +79,9 @@ def as_raw(name):
     return "" if names == expected else f"wrapped: {names}, raw: {expected}"
 
 
+@pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 9), reason="older meta tensors cannot run all of them"
+)
 def test_representative_timm_families():
     first = [(timm.list_models(module=family) or [f"none of {family}"])[0] for family in FAMILIES]
     sweep(first + ALSO, raw)
