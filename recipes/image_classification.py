@@ -7,6 +7,7 @@ A configuration file holds lines of `field: value`; what is typed on the command
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from common.arguments import RunArguments
@@ -15,7 +16,7 @@ from common.image_models import build_image_model
 from common.images import ImageArguments, ImageDataset, ImageModelArguments, augmentation, image_column
 from common.recipe import Prepared, run_from_command_line, run_recipe
 from common.training import accuracy_of_choices
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainingArguments
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
 from hf_diversity import DiversityConfig
@@ -67,25 +68,8 @@ def prepare(model_arguments: ImageModelArguments, data_arguments: ImageArguments
     )
 
 
-def run(
-    model_arguments: ImageModelArguments,
-    data_arguments: ImageArguments,
-    run_arguments: RunArguments,
-    diversity: DiversityConfig,
-    training_arguments: TrainingArguments,
-    callbacks: list[TrainerCallback] | None = None,
-) -> dict[str, Any]:
-    """Train and evaluate one image classifier; see `common.recipe.run_recipe`."""
-    return run_recipe(
-        load_splits,
-        prepare,
-        model_arguments,
-        data_arguments,
-        run_arguments,
-        diversity,
-        training_arguments,
-        callbacks,
-    )
+# Trains and evaluates one image classifier: run(model, data, run, diversity and training arguments, callbacks=None)
+run = functools.partial(run_recipe, load_splits, prepare)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ From scratch (a kind of model and its size) or from published weights. A configu
 
 from __future__ import annotations
 
-from typing import Any
+import functools
 
 import numpy as np
 from common.arguments import RunArguments
@@ -21,7 +21,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     DataCollatorForLanguageModeling,
-    TrainerCallback,
     TrainingArguments,
     default_data_collator,
 )
@@ -101,25 +100,8 @@ def prepare(model_arguments: TextModelArguments, data_arguments: LanguageArgumen
     )
 
 
-def run(
-    model_arguments: TextModelArguments,
-    data_arguments: LanguageArguments,
-    run_arguments: RunArguments,
-    diversity: DiversityConfig,
-    training_arguments: TrainingArguments,
-    callbacks: list[TrainerCallback] | None = None,
-) -> dict[str, Any]:
-    """Train and evaluate one language model; see `common.recipe.run_recipe`."""
-    return run_recipe(
-        load_unlabelled_splits,
-        prepare,
-        model_arguments,
-        data_arguments,
-        run_arguments,
-        diversity,
-        training_arguments,
-        callbacks,
-    )
+# Trains and evaluates one language model: run(model, data, run, diversity and training arguments, callbacks=None)
+run = functools.partial(run_recipe, load_unlabelled_splits, prepare)
 
 
 def main() -> None:

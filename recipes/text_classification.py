@@ -9,7 +9,7 @@ Sentences or pairs of sentences, in the columns of GLUE-style data sets. A confi
 
 from __future__ import annotations
 
-from typing import Any
+import functools
 
 from common.arguments import RunArguments
 from common.data import Split, Splits, load_splits
@@ -21,7 +21,6 @@ from common.transformers_models import label_settings
 from transformers import (
     AutoModelForSequenceClassification,
     DataCollatorWithPadding,
-    TrainerCallback,
     TrainingArguments,
 )
 
@@ -69,25 +68,8 @@ def prepare(model_arguments: TextModelArguments, data_arguments: TextArguments, 
     )
 
 
-def run(
-    model_arguments: TextModelArguments,
-    data_arguments: TextArguments,
-    run_arguments: RunArguments,
-    diversity: DiversityConfig,
-    training_arguments: TrainingArguments,
-    callbacks: list[TrainerCallback] | None = None,
-) -> dict[str, Any]:
-    """Train and evaluate one text classifier; see `common.recipe.run_recipe`."""
-    return run_recipe(
-        load_splits,
-        prepare,
-        model_arguments,
-        data_arguments,
-        run_arguments,
-        diversity,
-        training_arguments,
-        callbacks,
-    )
+# Trains and evaluates one text classifier: run(model, data, run, diversity and training arguments, callbacks=None)
+run = functools.partial(run_recipe, load_splits, prepare)
 
 
 def main() -> None:
