@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from launch import leave
 from torch.nn.parallel import DistributedDataParallel
 
+from hf_diversity import functional
 from hf_diversity.config import DiversityConfig
 from hf_diversity.distributed import mean_over_samples, world_size
 from hf_diversity.evaluation import DiversityMeter
@@ -85,6 +86,15 @@ def main(sync="global", dtype=torch.float64):
             record["value"], record["gradient"] = worst
             if accelerator.is_main_process:
                 print("RESULT " + json.dumps(record), flush=True)
+
+    # rows that were drawn from more samples count for all of those
+    torch.manual_seed(2)
+    drawn = torch.randn(20, 5, dtype=dtype)[start : start + len(mine)][:2]
+    config = DiversityConfig(gamma=0.7, diversity_weight=1.0, sync=sync)
+    output = DiversityRegularizer(config)({"layer": drawn}, 0, counts={"layer": len(mine)})
+    parts = torch.stack([len(mine) * functional.direct(drawn, gamma=0.7), torch.tensor(float(len(mine)), dtype=dtype)])
+    total, count = accelerator.reduce(parts, "sum")
+    torch.testing.assert_close(output.penalty, total / count)
 
     # a process without any sample takes part
     values = torch.ones(3, requires_grad=True)
