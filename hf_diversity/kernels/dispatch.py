@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .backend import triton_serves
 from .cells import pair_sum_sorted
-from .fourier import cheapest_steps, pair_sum_fourier, terms_needed
+from .fourier import cheapest_steps, pair_sum_fourier, terms_needed, terms_of_rows
 from .tiles import pair_sum_tiles
 
 _SORTED_COST = 140.0
@@ -55,13 +55,15 @@ def pair_sum_value(activations: Tensor, gamma: Tensor | float, with_gradient: bo
 
         total = pair_sum_triton(activations, gamma, gradient)
     elif activations.device.type == "cpu":
-        total = _pair_sum_cpu(activations, float(gamma), gradient, share)
-        share = 1.0
+        mean = _pair_sum_cpu(activations, float(gamma), gradient, share) / rows
+        # Numbers, as an operation on a small tensor costs as much as ten of these. The series may leave [0, D (D - 1)]
+        # by its error bound; NaN stays NaN.
+        value = min(max(mean, 0.0), float(units * (units - 1)))
+        return torch.tensor(value, dtype=activations.dtype, device=activations.device), gradient
     else:
         total = pair_sum_tiles(activations, gamma, gradient)
-    if gradient is not None and share != 1.0:
+    if gradient is not None:
         gradient *= share
-    # The series may leave [0, D (D - 1)] by its error bound.
     return (total / rows).clamp(0, units * (units - 1)).to(activations.dtype), gradient
 
 
@@ -74,7 +76,7 @@ def estimated_cost(rows: int, units: int, spread: float = 4.5) -> float:
         spread: sqrt(gamma) times the range of a row. At gamma = median that is 4.5 for normally distributed
             activations of 512 units.
     """
-    terms = float(terms_needed(torch.tensor([spread], device="cpu"))[0])
+    terms = float(terms_needed(spread, torch.float32))
     return rows * units * min(_SORTED_COST, _tiles_cost(units), _fourier_cost(terms, units))
 
 
@@ -92,35 +94,38 @@ def _most_terms(units: int) -> float:
     return (other - 7.3 - 200 / units) / (0.31 + 60 / units)
 
 
-def _pair_sum_cpu(activations: Tensor, gamma: float, gradient: Tensor | None, share: float) -> Tensor:
+def _pair_sum_cpu(activations: Tensor, gamma: float, gradient: Tensor | None, share: float) -> float:
     """The sum over all rows; its gradient times `share`."""
-    units = activations.shape[1]
+    rows, units = activations.shape
     most = _most_terms(units)
     if most < _FEWEST_TERMS:
-        total = pair_sum_tiles(activations, gamma, gradient)
+        by_tiles = float(pair_sum_tiles(activations, gamma, gradient))
         if gradient is not None:
             gradient *= share
-        return total
+        return by_tiles
     root = math.sqrt(gamma)
-    low, high = activations.amin(1), activations.amax(1)
-    terms = terms_needed((high - low) * root)
-    widest = float(terms.max())
+    low = activations.amin(1)
+    span = activations.amax(1) - low
+    widest = float(span.max()) * root
     if not math.isfinite(widest):  # NaN or infinite activations: the caller sees NaN
         if gradient is not None:
             gradient.fill_(math.nan)
-        return torch.tensor(math.nan, dtype=torch.float64)
-    if widest <= most and _worth_a_bucket(int(widest), _FEWEST_TERMS, activations.numel()) <= 0:
-        return pair_sum_fourier(activations, low, high, root, int(widest), gradient, share=share).sum()
-    total = torch.zeros((), dtype=torch.float64)
-    for members, number in _buckets(terms, most, units):
+        return math.nan
+    terms = terms_needed(widest, activations.dtype)
+    if terms <= most and _worth_a_bucket(terms, _FEWEST_TERMS, activations.numel()) <= 0:
+        sums = pair_sum_fourier(activations, low, span, root, terms, gradient, share=share)
+        return float(sums.sum()) - rows * units
+    total = 0.0
+    for members, number in _buckets(terms_of_rows(span * root), most, units):
         if number is None:
-            total += _other_rows(activations, members, gamma, gradient, share)
-        elif len(members) >= _NEARLY_ALL * len(activations):
+            total += float(_other_rows(activations, members, gamma, gradient, share))
+            continue
+        if len(members) >= _NEARLY_ALL * rows:
             # The largest bucket comes first: what it writes for the rows of others is overwritten by them
-            sums = pair_sum_fourier(activations, low, high, root, number, gradient, share=share)
-            total += sums[members].sum()
+            sums = pair_sum_fourier(activations, low, span, root, number, gradient, share=share)[members]
         else:
-            total += pair_sum_fourier(activations, low, high, root, number, gradient, members, share).sum()
+            sums = pair_sum_fourier(activations, low, span, root, number, gradient, members, share)
+        total += float(sums.sum()) - len(members) * units
     return total
 
 
