@@ -74,8 +74,8 @@ class Steps(NamedTuple):
 def cheapest_steps(terms: int) -> Steps:
     """Choose giant and baby steps that reach k = `terms`.
 
-    Fitted to measured ns per element (N = 512, D = 1024, within 17 %): 1.6 for the first waves, 1.3 for a multiple, 0.1
-    for each entry of the table of products. Of equals, the fewest giants: they take more memory.
+    Fitted to measured ns per element (N = 512, D = 1024, within 17 %): 1.6 for the first waves, 1.3 for a multiple,
+    0.1 for each entry of the table of products. Of equals, the fewest giants: they take more memory.
     """
     choices = []
     for giant in range(1, terms + 1):
