@@ -27,8 +27,8 @@ equal to the loss where D(x) >= d^2; R_B its risk.
 5. R(f') - R_B(f') <= (1 - Q) (B0 - B), the third term, as l - lB is at most B0 - B, and 0 where D(x) >= d^2.
 6. R_B(f') <= Rhat_B(f') + 2 K (c/4) R(F) + B s, as before. Rhat_B(f') <= Rhat(f') <= Rhat(f*).
 7. Rhat(f*) <= R(f*) + B0 s by Hoeffding's inequality, for f* is one function. So B s became B0 s. Of the c K R(F)
-   above only 2 K (c/4) R(F) was used here; the other half pays for (B0 - B) s unless delta is extremely small, and
-   what is then still missing is added to the second term.
+   above only half was used here. The other half pays for (B0 - B) s whenever delta >= 1e-5; for a smaller delta, what
+   is still missing is added to the second term.
 
 The third term is below the simpler (1 - Q) B0, and vanishes at d = 0. It rises with d: with Q < 1 a larger d need not
 make the bound smaller.

@@ -76,7 +76,6 @@ class BoundInputs:
             )
         if check_constant("probability", self.probability, "Q, the probability of D(x) >= d^2,") > 1:
             raise ValueError(f"probability is {self.probability}: Q must be in [0, 1]; type probability=1.0")
-        output_bound(self.num_units, self.c4, self.c5_formula, self.d_min)
         if self.c5_measured is not None:
             measured = check_constant("c5_measured", self.c5_measured, "the largest activation")
             if measured > self.c5_formula * (1 + _ROUNDING):
@@ -84,7 +83,8 @@ class BoundInputs:
                     f"c5_measured is {measured}: above L C1 C3 + |phi(0)| = {self.c5_formula:.6g}, which bounds every "
                     "activation; check c1, c3, lipschitz and phi_zero, or measure all on the same samples"
                 )
-            output_bound(self.num_units, self.c4, self.c5_measured, self.d_min)
+        smallest = self.c5_formula if self.c5_measured is None else self.c5_measured
+        output_bound(self.num_units, self.c4, smallest, self.d_min)  # d within its limit, and M and C4
 
     def layers(self) -> list[tuple[float, float]]:
         """C3 and the largest |bias| of every hidden layer, from the input on."""

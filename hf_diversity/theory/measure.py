@@ -189,6 +189,8 @@ def _call(model: nn.Module, batch: Any, device: torch.device) -> None:
 
 def _rows(tensors: list[Tensor], name: str) -> Tensor:
     """The one (N, features) tensor that a layer received."""
+    if any(len(t) == 0 for t in tensors):
+        raise ValueError(f"layer {name!r} received no sample: a batch is empty; check the data loader")
     if len(tensors) != 1 or tensors[0].ndim != 2:
         shapes = " and ".join(str(tuple(t.shape)) for t in tensors)
         raise ValueError(

@@ -58,7 +58,7 @@ class SummaryRow:
         if not self.estimation.vacuous:
             return "not vacuous"
         needed = self.estimation.samples_needed
-        return "vacuous for any N" if needed is None else f"vacuous; N >= {needed:.2g} needed"
+        return "vacuous for any N" if needed is None else f"vacuous; needs N of about {needed:.2g}"
 
 
 @dataclass(frozen=True)
