@@ -81,3 +81,26 @@ def real_batch_size(accelerator, batch_size: int) -> int:
     if world_size() == 1 or not state.end_of_dataloader or state.remainder <= 0:
         return batch_size
     return min(max(state.remainder - accelerator.process_index * batch_size, 0), batch_size)
+
+
+def max_over_processes(tensor: Tensor) -> Tensor:
+    """Elementwise maximum of a tensor over all processes, without gradient; the same result everywhere."""
+    if world_size() == 1:
+        return tensor.detach()
+    largest = tensor.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return largest
+
+
+def gather_over_processes(values: Tensor) -> Tensor:
+    """The values (N,) of all processes, one after another, without gradient; N may differ between processes."""
+    if world_size() == 1:
+        return values.detach()
+    here = torch.tensor([values.numel()], device=values.device)
+    most = int(max_over_processes(here))
+    padded = values.new_full((most + 1,), 0)
+    padded[: values.numel()] = values.detach()
+    padded[most] = values.numel()
+    parts = [torch.empty_like(padded) for _ in range(world_size())]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[: int(part[most])] for part in parts])

@@ -10,14 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from .bandwidth import estimate_gamma, wide_dtype
-from .capture import ActivationCapture
 from .config import DiversityConfig
+from .data_pass import iterate_rows
 from .distributed import sum_over_processes
-from .layers import find_layers
-from .masks import position_mask
 from .measures import Logdet, Measure, make_measure
 from .regularizer import NonFiniteRegularizerError, check_rows, norm_statistic, why_not_finite
-from .samples import rows_by_layer
 
 
 @dataclass
@@ -158,26 +155,9 @@ def measure_layers(
     """
     diversity = diversity or DiversityConfig()
     fixed = gamma if gamma is not None else (None if diversity.gamma == "median" else float(diversity.gamma))
-    targets = find_layers(model, diversity.layers, diversity.drop_prefix_tokens)
-    capture = ActivationCapture(targets, model)
-    matrix = Logdet(diversity)  # its statistic is S, from which every measure follows
-    meter = DiversityMeter(matrix, lambda name: fixed)
-    is_encoder_decoder = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
-    device = next(model.parameters()).device
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            for batch in dataloader:
-                batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
-                with capture.armed() as store:
-                    model(**batch)
-                activations = capture.take(store, training=False)
-                masks = {t.name: position_mask(batch, t, is_encoder_decoder) for t in targets}
-                meter.update(rows_by_layer(activations, targets, diversity, masks))
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    meter = DiversityMeter(Logdet(diversity), lambda name: fixed)  # its statistic is S: every measure follows
+    for rows in iterate_rows(model, dataloader, diversity):
+        meter.update(rows)
     measured = meter.compute()
     if not measured:
         raise ValueError("the data loader gave no batch: nothing was measured; check the data set")

@@ -98,19 +98,6 @@ def plain(value: Any) -> Any:
     return without_paths(str(value))
 
 
-def gaps(metrics: dict[str, dict[str, float]], other: str) -> dict[str, float]:
-    """Return by how much `other` ("validation" or "test") is worse than the training set, metric by metric.
-
-    Positive means worse than in training: for a loss it is other - train, for anything else train - other.
-    """
-    result = {}
-    for name, value in metrics["train"].items():
-        if name in metrics[other]:
-            difference = metrics[other][name] - value
-            result[name] = difference if name == "loss" or name == "perplexity" else -difference
-    return result
-
-
 def write_results(folder: Path, results: dict[str, Any]) -> None:
     """Write `results.json`, whole or not at all."""
     partial = folder / "results.json.part"

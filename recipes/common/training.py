@@ -17,8 +17,9 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from common import report
 from common.arguments import RunArguments
-from common.results import changed_fields, command, gaps, hardware, plain, versions, write_results
+from common.results import changed_fields, command, hardware, plain, versions, write_results
 from hf_diversity import DiversityConfig, metrics
+from hf_diversity.diagnostics import generalization_gaps
 from hf_diversity.evaluation import LayerMeasurement, measure_layers
 
 WRITTEN = ("results.json", "README.md", "diversity_config.json", "similarity.npz", "predictions.npz")
@@ -152,7 +153,7 @@ def train_and_report(
         "name": name_of(diversity),
         "task": task,
         "metrics": values,
-        "gaps": {other: gaps(values, other) for other in ("validation", "test")},
+        "gaps": {other: generalization_gaps(values["train"], values[other]) for other in ("validation", "test")},
         "similarity": {
             when: {name: _describe(layer) for name, layer in layers.items()} for when, layers in measured.items()
         },

@@ -1,0 +1,55 @@
+"""One pass over a data set in evaluation mode: the rows of the captured layers, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .capture import ActivationCapture
+from .config import DiversityConfig
+from .layers import find_layers
+from .masks import position_mask
+from .samples import rows_by_layer
+
+
+def iterate_rows(
+    model: nn.Module,
+    dataloader: Iterable[Mapping[str, Any]],
+    diversity: DiversityConfig,
+    on_batch: Callable[[Mapping[str, Any], Any], None] | None = None,
+) -> Iterator[dict[str, Tensor]]:
+    """Run the model over a data loader and give the rows of its layers.
+
+    Args:
+        model: any model whose layers `find_layers` resolves; left in the mode it was in.
+        dataloader: gives batches as dicts of the model's inputs; tensors are moved to the model's device.
+        diversity: its `layers`, `samples`, `unit_axis`, `max_samples` and `drop_prefix_tokens` matter.
+        on_batch: called with each batch and what the model gave for it.
+
+    Yields:
+        (N, D) activations by layer for each batch, without padding.
+    """
+    targets = find_layers(model, diversity.layers, diversity.drop_prefix_tokens)
+    capture = ActivationCapture(targets, model)
+    is_encoder_decoder = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+    device = next(model.parameters()).device
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        for batch in dataloader:
+            batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+            with torch.no_grad():
+                with capture.armed() as store:
+                    outputs = model(**batch)
+                activations = capture.take(store, training=False)
+                masks = {t.name: position_mask(batch, t, is_encoder_decoder) for t in targets}
+                rows = rows_by_layer(activations, targets, diversity, masks)
+            if on_batch is not None:
+                on_batch(batch, outputs)
+            yield rows
+    finally:
+        for module, training in modes.items():
+            module.training = training
