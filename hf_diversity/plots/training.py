@@ -1,8 +1,4 @@
-"""Figures of a training: similarity matrices, train-validation gaps, training curves. Needs matplotlib.
-
-Every function returns `(figure, axes)` and shows or saves nothing. Colours are Okabe and Ito's, which people with any
-kind of colour blindness can tell apart; lines also differ in style.
-"""
+"""What a training logged: curves, and train-validation gaps."""
 
 from __future__ import annotations
 
@@ -11,22 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .style import COLOURS, import_pyplot
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 History = Sequence[Mapping[str, Any]]
-
-
-def _pyplot() -> Any:
-    try:
-        from matplotlib import pyplot
-    except ImportError as error:
-        raise ImportError(
-            'hf_diversity.plots needs matplotlib, which is not installed; type: pip install "hf_diversity[plots]"'
-        ) from error
-    return pyplot
 
 
 def history_curve(history: History, key: str, axis: str = "epoch") -> tuple[np.ndarray, np.ndarray]:
@@ -40,60 +27,6 @@ def history_curve(history: History, key: str, axis: str = "epoch") -> tuple[np.n
     found = [(record[axis], record[key]) for record in history if key in record and axis in record]
     positions, values = zip(*found, strict=True) if found else ((), ())
     return np.asarray(positions, dtype=np.float64), np.asarray(values, dtype=np.float64)
-
-
-def order_units(similarity: Any) -> np.ndarray:
-    """Return an order of the units that puts similar ones side by side (spectral seriation, by the Fiedler vector).
-
-    Args:
-        similarity: S, shape (D, D), symmetric.
-
-    Returns:
-        A permutation of 0 ... D - 1.
-
-    References:
-        Atkins, Boman, Hendrickson: A spectral algorithm for seriation and the consecutive ones problem (1998).
-    """
-    similarity = _matrix("similarity", similarity)
-    degrees = similarity.sum(axis=1)
-    # Normalised, so that a few units unlike all others do not take the whole vector.
-    scale = 1 / np.sqrt(degrees)
-    _, vectors = np.linalg.eigh(scale[:, None] * similarity * scale[None, :])
-    return np.argsort(vectors[:, -2] * scale, kind="stable")
-
-
-def similarity_matrices(matrices: Mapping[str, Any], title: str | None = None) -> tuple[Figure, np.ndarray]:
-    """Draw similarity matrices side by side in one colour scale, units ordered so that clusters show.
-
-    Args:
-        matrices: title and S, shape (D, D), of each, for example `{"before": S0, "after": S1}`. Each is ordered by
-            itself (`order_units`): a network's units have no order of their own.
-        title: written over all of them.
-
-    Returns:
-        The figure, and its axes, shape (len(matrices),).
-
-    Raises:
-        ValueError: nothing was given, or a matrix is not square.
-    """
-    if not matrices:
-        raise ValueError("no similarity matrix was given: pass at least one, as {'after': matrix}")
-    pyplot = _pyplot()
-    drawn = {name: _matrix(name, values) for name, values in matrices.items()}
-    figure, axes = pyplot.subplots(
-        1, len(drawn), figsize=(3.3 * len(drawn) + 0.9, 3.9), squeeze=False, layout="constrained"
-    )
-    for column, (axis, (name, matrix)) in enumerate(zip(axes[0], drawn.items(), strict=True)):
-        order = order_units(matrix)
-        image = axis.imshow(matrix[np.ix_(order, order)], vmin=0, vmax=1, cmap="cividis", interpolation="nearest")
-        axis.set_title(f"{name}\nmean off-diagonal {_mean_off_diagonal(matrix):.3f}", fontsize=10)
-        axis.set_xlabel("unit (similar ones side by side)")
-        if column == 0:
-            axis.set_ylabel("unit")
-    figure.colorbar(image, ax=axes[0].tolist(), label="similarity of two units", shrink=0.75)
-    if title:
-        figure.suptitle(title)
-    return figure, axes[0]
 
 
 def gap_curves(
@@ -113,7 +46,7 @@ def gap_curves(
     Raises:
         ValueError: a run did not log a metric for both splits.
     """
-    pyplot = _pyplot()
+    pyplot = import_pyplot()
     figure, axes = pyplot.subplots(
         2, len(metrics), figsize=(4.6 * len(metrics), 6.4), squeeze=False, sharex=True, layout="constrained"
     )
@@ -156,7 +89,7 @@ def training_curves(
     Raises:
         ValueError: none of the keys was logged.
     """
-    pyplot = _pyplot()
+    pyplot = import_pyplot()
     curves = {key: history_curve(history, key, "step") for key in keys}
     curves = {key: curve for key, curve in curves.items() if len(curve[0])}
     if not curves:
@@ -196,15 +129,3 @@ def _stacked(histories: Sequence[History], key: str, method: str) -> tuple[np.nd
             "and eval_strategy='epoch'"
         )
     return curves[0][0][:length], np.stack([values[:length] for _, values in curves])
-
-
-def _matrix(name: str, values: Any) -> np.ndarray:
-    values = values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
-    if values.ndim != 2 or values.shape[0] != values.shape[1] or len(values) < 2:
-        raise ValueError(f"{name} has shape {tuple(values.shape)}: a similarity matrix is (D, D) with D >= 2")
-    return values.astype(np.float64)
-
-
-def _mean_off_diagonal(matrix: np.ndarray) -> float:
-    units = len(matrix)
-    return float((matrix.sum() - np.trace(matrix)) / (units * (units - 1)))

@@ -1,0 +1,94 @@
+"""Figures of diagnostics: the right numbers at the right places, with labels."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from hf_diversity import diagnostics, plots, theory
+
+pyplot = pytest.importorskip("matplotlib.pyplot")
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    pyplot.close("all")
+
+
+def layer(seed=0, units=16, dead=2):
+    torch.manual_seed(seed)
+    rows = torch.relu(torch.randn(80, 4) @ torch.randn(4, units))
+    rows[:, :dead] = 0
+    meter = diagnostics.DiagnosticsMeter()
+    meter.update({"layer": rows})
+    return meter.compute()["layer"]
+
+
+def test_spectra_are_shares_of_the_variance():
+    train = layer()
+    _, axis = plots.spectra({"train": train, "test": layer(1)})
+    first = axis.lines[0]
+    np.testing.assert_allclose(first.get_ydata()[0], train.eigenvalues[0] / train.eigenvalues.sum())
+    assert first.get_xdata()[0] == 1 and axis.get_xscale() == axis.get_yscale() == "log"
+    assert "train: effective rank" in first.get_label() and axis.get_xlabel() and axis.get_ylabel()
+    assert first.get_linestyle() != axis.lines[1].get_linestyle()
+
+
+def test_a_layer_without_variance_is_named():
+    _, axis = plots.spectra({"dead": layer(dead=16)})
+    assert axis.lines[0].get_label() == "dead: no variance"
+
+
+def test_distance_curves_hold_the_quantiles_and_the_bound():
+    measured = layer()
+    _, axes = plots.distance_curves({"train": measured})
+    x, d = axes[0].lines[0].get_data()
+    assert x[0] == 1 and x[-1] == 0 and list(d) == sorted(d)
+    assert d[5] == pytest.approx(math.sqrt(measured.distance_quantiles[0.5]))
+    expected = theory.output_bound(16, 1, measured.largest_activation, d[5])
+    expected /= theory.output_bound(16, 1, measured.largest_activation, 0)
+    assert axes[1].lines[0].get_ydata()[5] == pytest.approx(expected) and expected < 1
+
+
+def test_the_bound_is_left_out_where_it_does_not_apply():
+    meter = diagnostics.DiagnosticsMeter()
+    meter.update({"layer": torch.tensor([[-1.0, 1.0], [1.0, -1.0], [0.5, 0.4]])})  # signed: C5 is 1, D is 2
+    _, axes = plots.distance_curves({"signed": meter.compute()["layer"]})
+    values = axes[1].lines[0].get_ydata()
+    assert np.isnan(values[-1]) and np.isfinite(values[0])
+    _, axes = plots.distance_curves({"dead": layer(dead=16)})
+    assert np.isnan(axes[1].lines[0].get_ydata()).all()
+
+
+def test_dead_units_in_per_cent():
+    _, axis = plots.dead_units({"a": layer(dead=2), "b": layer(dead=4)})
+    assert [bar.get_width() for bar in axis.containers[0]] == [12.5, 25.0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["a", "b"]
+
+
+def test_redundancy_by_layer_and_split():
+    a, b = layer(), layer(1)
+    _, axis = plots.redundancy({"train": {"x": a, "y": b}, "test": {"y": a}})
+    assert list(axis.lines[0].get_xdata()) == [a.mean_similarity_normalised, b.mean_similarity_normalised]
+    assert list(axis.lines[1].get_ydata()) == [1]
+    with pytest.raises(ValueError, match="choose from mean_similarity_normalised"):
+        plots.redundancy({"train": {"x": a}}, "colour")
+
+
+@pytest.mark.parametrize("draw", [plots.spectra, plots.distance_curves, plots.dead_units, plots.redundancy])
+def test_nothing_to_draw_is_an_error(draw):
+    with pytest.raises(ValueError, match="nothing was given"):
+        draw({})
+
+
+def test_a_large_matrix_is_drawn_in_blocks_whose_means_are_right():
+    size = 1100
+    matrix = np.full((size, size), 0.25)
+    matrix[:550, :550] = matrix[550:, 550:] = 0.75
+    np.fill_diagonal(matrix, 1.0)
+    _, axes = plots.similarity_matrices({"big": matrix})
+    shown = axes[0].images[0].get_array()
+    assert len(shown) == 367 and "3 to a point" in axes[0].get_xlabel()
+    assert shown.max() == pytest.approx(0.75 + 0.25 / 3) and shown.min() == pytest.approx(0.25)
