@@ -72,7 +72,7 @@ def build_model(name: str, image_size: int | None = None) -> nn.Module:
     near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.8)
     if near and "/" not in name and not Path(name).exists():  # the Hub need not be asked, nor waited for
         raise ValueError(
-            f"{name!r} is no timm model; did you mean {', '.join(near)}? For a model of the Hub type OWNER/{name}, for a "
+            f"{name!r} is no timm model; did you mean {', '.join(near)}? For one of the Hub type OWNER/{name}, for a "
             f"folder ./{name}"
         )
     try:
