@@ -19,7 +19,7 @@ from .config import DiversityConfig
 from .ddp import captured_as_outputs
 from .distributed import real_batch_size, world_size
 from .evaluation import DiversityMeter
-from .first_step import check_first_step, warn_of_ignored_items
+from .first_step import check_first_step, warn_of_ignored_items, warn_of_negligible_det
 from .layers import find_layers
 from .loss_scale import task_loss_is_normalised
 from .masks import position_mask
@@ -158,6 +158,8 @@ class DiversityMixin(CheckpointMixin):
         if unchecked is not None:
             try:
                 unchecked.check_finite(step)
+                if self.diversity.measure == "det" and step == 0:
+                    warn_of_negligible_det(unchecked)
             except NonFiniteRegularizerError as error:
                 self._guard.fault(error)
         if self._guard.is_faulty:
