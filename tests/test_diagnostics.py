@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from hf_diversity import DiversityConfig, bandwidth, distributed
 from hf_diversity import diagnostics as dg
+from hf_diversity.diagnostics import describe
 
 
 def data(samples=60, units=7, seed=0, offset=0.0):
@@ -163,6 +164,9 @@ def test_streaming_is_the_function_of_all_rows(offset):
         "participation_ratio_uncentred": dg.participation_ratio(uncentred),
         "spectrum_slope": dg.spectrum_slope(centred),
     }
+    at_once = dg.layer_diagnostics(rows, 0.3)
+    assert at_once.scalars() == pytest.approx(found.scalars(), rel=1e-12)
+    torch.testing.assert_close(at_once.similarity, found.similarity, **close)
     for name, value in expected.items():
         assert getattr(found, name) == pytest.approx(value, rel=1e-10), name
         if "normalised" not in name:
@@ -242,7 +246,7 @@ def test_bad_rows_are_errors():
     "function",
     [
         dg.activation_norm, dg.average_distance, dg.constant_units, dg.correlation_matrix, dg.covariance_eigenvalues,
-        dg.largest_activation, dg.mean_similarity, dg.never_positive_units, dg.normalised_gamma,
+        dg.largest_activation, dg.layer_diagnostics, dg.mean_similarity, dg.never_positive_units, dg.normalised_gamma,
         dg.second_moment_eigenvalues,
     ],
 )  # fmt: skip
@@ -275,14 +279,18 @@ def test_functions_of_activations_need_no_other_process(monkeypatch):
     def refuse(tensor):
         raise AssertionError("a collective in a function of one tensor")
 
-    for module in (bandwidth, distributed):
+    for module in (bandwidth, distributed, describe):
         monkeypatch.setattr(module, "sum_over_processes", refuse)
     assert 0 < dg.mean_similarity(data()) < 1
+    found = dg.layer_diagnostics(data())
+    assert found.gamma == found.normalised_gamma == dg.normalised_gamma(data())
 
 
 def test_equal_units_are_similar_at_any_gamma():
     equal = torch.arange(5.0)[:, None].expand(5, 3)
     assert math.isnan(dg.normalised_gamma(equal)) and dg.mean_similarity(equal) == 1.0
+    found = dg.layer_diagnostics(equal)
+    assert found.mean_similarity == found.gamma == 1.0
 
 
 def test_of_a_model_without_padding():
