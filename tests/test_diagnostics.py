@@ -116,6 +116,24 @@ def test_dead_units():
     assert math.isnan(dg.mean_absolute_correlation(dg.correlation_matrix(torch.ones(4, 3))))
 
 
+def test_a_variance_that_underflows_is_no_correlation():
+    rows = data(20, 3)
+    rows[:, 1] *= 1e-200
+    correlation = dg.correlation_matrix(rows)
+    assert not dg.constant_units(rows).any() and correlation[1].isnan().all()
+    assert dg.mean_absolute_correlation(correlation) == pytest.approx(abs(float(correlation[0, 2])), rel=1e-12)
+
+
+def test_half_precision_is_widened_before_anything():
+    rows = data(40, 6, offset=3.0)
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        narrow = rows.to(dtype)
+        expected = dg.layer_diagnostics(narrow.double(), 0.3).scalars()
+        assert dg.layer_diagnostics(narrow, 0.3).scalars() == pytest.approx(expected, rel=1e-12)
+        # The sums of S and of the norm are of each batch in float32
+        assert by_batches(narrow, 40, {"layer": 0.3}).scalars() == pytest.approx(expected, rel=1e-5)
+
+
 def test_orthogonal_columns_are_uncorrelated():
     columns = torch.linalg.qr(orthonormal(16)[:, :6] - orthonormal(16)[:, :6].mean(0)).Q
     assert dg.mean_absolute_correlation(dg.correlation_matrix(columns)) < 1e-12
@@ -196,9 +214,10 @@ def test_more_batches_after_a_look():
     rows, meter = data(20, 4), dg.DiagnosticsMeter({"layer": 0.3})
     meter.update({"layer": rows[:12]})
     first = meter.compute()["layer"]
-    assert meter.compute()["layer"].scalars() == first.scalars()
+    assert meter.compute()["layer"].scalars() == pytest.approx(first.scalars(), rel=1e-12)
     meter.update({"layer": rows[12:]})
-    assert meter.compute()["layer"].scalars() == by_batches(rows, [12, 8], {"layer": 0.3}).scalars()
+    expected = by_batches(rows, [12, 8], {"layer": 0.3}).scalars()
+    assert meter.compute()["layer"].scalars() == pytest.approx(expected, rel=1e-12)
     assert first.num_samples == 12
 
 
@@ -344,5 +363,7 @@ def test_two_processes_are_one():
         assert found[name] == pytest.approx(one[name], rel=1e-10, abs=1e-12), name
     # One process has counted its distances in bins, the other kept them
     quantiles = counted.pop("distance_quantiles")
-    assert quantiles == pytest.approx(found.pop("distance_quantiles"), rel=1 / 8000) and counted == found
+    assert quantiles == pytest.approx(found.pop("distance_quantiles"), rel=1 / 8000)
+    for name in counted:
+        assert counted[name] == pytest.approx(found[name], rel=1e-12, abs=1e-12), name
     assert quantiles != pytest.approx(one["distance_quantiles"], rel=1e-10)

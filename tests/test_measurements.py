@@ -70,7 +70,8 @@ def test_values_are_those_of_plain_loops(load):
 )
 def test_arrays_tensors_and_batches_are_the_same(given_as):
     values, measurement = rows(), metrics.load("within_layer_diversity")
-    expected = measurement.compute(features=values.tolist(), gamma=0.7)
+    # Rounding may depend on where a tensor lies in memory
+    expected = pytest.approx(measurement.compute(features=values.tolist(), gamma=0.7), rel=1e-12)
     assert measurement.compute(features=given_as(values), gamma=0.7) == expected
     measurement.add_batch(features=given_as(values)[:5])
     measurement.add(features=given_as(values)[5])
@@ -266,7 +267,9 @@ def test_pages_measure_what_is_typed():
     diversity, gap = map(app, FOLDERS)
     found = diversity.measure("0, 4\n1 5\n\n7,3", "0.03125", "direct", "sum")
     assert found["diversity"] == pytest.approx(2 * math.exp(-1 / 2), rel=1e-12)
-    assert found == diversity.measure("[[0, 4], [1, 5], [7, 3]]", " 0.03125 ", "direct", "sum")
+    assert diversity.measure("[[0, 4], [1, 5], [7, 3]]", " 0.03125 ", "direct", "sum") == pytest.approx(
+        found, rel=1e-12
+    )
     assert diversity.measure("1 1\n1 1", "median", "direct", "mean")["effective_rank"] is None  # JSON has no NaN
     assert gap.measure("1.0, 0.5", "0.5 0.25", "f1", "told by the name")["gap_f1"] == 0.375
     assert gap.measure("1.0", "0.5", "f1", "lower is better")["gap_f1"] == -0.5

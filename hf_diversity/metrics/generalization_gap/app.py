@@ -1,9 +1,10 @@
 """The Space's page: two lists of values in, their generalisation gap out. `python app.py` opens it locally."""
 
-import math
 from pathlib import Path
 
 import evaluate
+
+from hf_diversity.metrics.page import build_page, json_values
 
 SIGNS = {"told by the name": None, "lower is better": True, "higher is better": False}
 measurement = evaluate.load(str(Path(__file__).with_name("generalization_gap.py")), keep_in_memory=True)
@@ -19,31 +20,20 @@ def measure(train, held_out, metric, sign):
     results = measurement.compute(
         train=parse(train), held_out=parse(held_out), metric=metric.strip(), lower_is_better=SIGNS[sign]
     )
-    return {name: value if math.isfinite(value) else None for name, value in results.items()}
+    return json_values(results)
 
 
 def build():
     """The page."""
     import gradio
 
-    def shown(*inputs):
-        try:
-            return measure(*inputs)
-        except (TypeError, ValueError) as error:
-            raise gradio.Error(str(error)) from error
-
-    return gradio.Interface(
-        fn=shown,
-        inputs=[
-            gradio.Textbox("1.0, 0.99, 1.0", label="On training examples: one value per run"),
-            gradio.Textbox("0.83, 0.81, 0.85", label="On held-out examples, in the same order"),
-            gradio.Textbox("accuracy", label="Name of the metric"),
-            gradio.Radio(list(SIGNS), value="told by the name", label="Which is better"),
-        ],
-        outputs=gradio.JSON(label="Results"),
-        title="Generalisation gap",
-        description=measurement.description,
-    )
+    inputs = [
+        gradio.Textbox("1.0, 0.99, 1.0", label="On training examples: one value per run"),
+        gradio.Textbox("0.83, 0.81, 0.85", label="On held-out examples, in the same order"),
+        gradio.Textbox("accuracy", label="Name of the metric"),
+        gradio.Radio(list(SIGNS), value="told by the name", label="Which is better"),
+    ]
+    return build_page(measure, inputs, "Generalisation gap", measurement.description)
 
 
 if __name__ == "__main__":
