@@ -7,6 +7,7 @@ same over a whole data set without keeping its activations.
 from .gaps import generalization_gaps
 from .layer import LayerDiagnostics
 from .meter import DiagnosticsMeter, measure_diagnostics
+from .quantiles import PROBABILITIES, QuantileMeter, distance_quantiles
 from .spectrum import (
     covariance_eigenvalues,
     effective_rank,
@@ -15,12 +16,10 @@ from .spectrum import (
     spectrum_slope,
 )
 from .units import (
-    PROBABILITIES,
     activation_norm,
     average_distance,
     constant_units,
     correlation_matrix,
-    distance_quantiles,
     largest_activation,
     mean_absolute_correlation,
     mean_similarity,
@@ -32,6 +31,7 @@ __all__ = [
     "PROBABILITIES",
     "DiagnosticsMeter",
     "LayerDiagnostics",
+    "QuantileMeter",
     "activation_norm",
     "average_distance",
     "constant_units",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from ..bandwidth import estimate_gamma, wide_dtype
 from ..config import DiversityConfig
 from ..data_pass import iterate_rows
-from ..distributed import gather_over_processes, max_over_processes, sum_over_processes
+from ..distributed import max_over_processes, sum_over_processes
 from ..evaluation import DiversityMeter
 from ..measures import Logdet
 from ..regularizer import check_rows
 from .layer import LayerDiagnostics
+from .quantiles import EXACT_SAMPLES, QuantileMeter
 from .spectrum import effective_rank, participation_ratio, spectrum_slope, symmetric_eigenvalues
-from .units import average_distance, correlation_from_covariance, distance_quantiles, mean_absolute_correlation
+from .units import correlation_from_covariance, mean_absolute_correlation
 
 
 @dataclass
@@ -34,7 +35,6 @@ class _Moments:
     highest: Tensor  # (D,)
     lowest: Tensor  # (D,)
     count: int = 0
-    distances: list[Tensor] = field(default_factory=list)  # D(x) in float32: 4 bytes a sample are all that grows
 
     @classmethod
     def of_no_sample(cls, rows: Tensor) -> _Moments:
@@ -44,19 +44,15 @@ class _Moments:
         return cls(zero, rows.new_zeros((units, units), dtype=wide), -infinite, infinite)
 
     def add(self, rows: Tensor) -> None:
-        wide = rows.to(self.mean.dtype)
-        count = len(wide)
-        if not count:
-            return
-        mean = wide.mean(0)
-        centred = wide - mean
+        count = len(rows)
+        mean = rows.mean(0)
+        centred = rows - mean
         shift = mean - self.mean
         total = self.count + count
         self.scatter.addmm_(centred.T, centred).addr_(shift, shift, alpha=self.count * count / total)
         self.mean += shift * (count / total)
-        self.highest = torch.maximum(self.highest, wide.amax(0))
-        self.lowest = torch.minimum(self.lowest, wide.amin(0))
-        self.distances.append(average_distance(rows).float().cpu())
+        self.highest = torch.maximum(self.highest, rows.amax(0))
+        self.lowest = torch.minimum(self.lowest, rows.amin(0))
         self.count = total
 
     def over_processes(self) -> _Moments:
@@ -67,23 +63,21 @@ class _Moments:
         mean = sum_over_processes(self.mean * self.count) / count
         shift = self.mean - mean
         scatter = sum_over_processes(torch.addr(self.scatter, shift, shift, alpha=float(self.count)))
-        local = torch.cat(self.distances) if self.distances else torch.zeros(0)
-        distances = gather_over_processes(local.to(self.mean))
-        return _Moments(
-            mean, scatter, max_over_processes(self.highest), -max_over_processes(-self.lowest), count, [distances]
-        )
+        return _Moments(mean, scatter, max_over_processes(self.highest), -max_over_processes(-self.lowest), count)
 
 
 class DiagnosticsMeter:
     """Sums over batches from which `LayerDiagnostics` follow.
 
-    It holds two D x D matrices in float64 and two of similarities for each layer, and 4 bytes for each sample.
+    It holds three D x D matrices in float64 for each layer, and 8 MB at most for the quantiles of D(x). Those are
+    exact up to `exact_samples` samples (see `QuantileMeter`), and all else is for any number.
 
     Args:
         gammas: the training gamma by layer; a layer without one is measured at its normalised gamma.
+        exact_samples: samples of a layer, over all processes, up to which the quantiles of D(x) are exact.
     """
 
-    def __init__(self, gammas: Mapping[str, float] | None = None):
+    def __init__(self, gammas: Mapping[str, float] | None = None, exact_samples: int = EXACT_SAMPLES):
         """See the class."""
         given = dict(gammas or {})
         for name, gamma in given.items():
@@ -95,6 +89,8 @@ class DiagnosticsMeter:
         self._scales: dict[str, float] = {}
         self._normalised = DiversityMeter(matrix, self._scales.get)
         self._moments: dict[str, _Moments] = {}
+        self._distances: dict[str, QuantileMeter] = {}
+        self._exact_samples = exact_samples
 
     @torch.no_grad()
     def update(self, rows: Mapping[str, Tensor]) -> None:
@@ -105,7 +101,7 @@ class DiagnosticsMeter:
 
         Raises:
             TypeError: the activations are not floating point.
-            ValueError: a layer has one unit.
+            ValueError: a layer has one unit, or its rows are not (N, D).
         """
         self._estimate_scales(rows)
         self._normalised.update(rows)
@@ -113,11 +109,20 @@ class DiagnosticsMeter:
         for name, values in rows.items():
             if name not in self._moments:
                 self._moments[name] = _Moments.of_no_sample(values)
+                self._distances[name] = QuantileMeter(self._exact_samples)
             with torch.autocast(values.device.type, enabled=False):
-                self._moments[name].add(values)
+                if len(values):
+                    wide = values.to(wide_dtype(values.device))
+                    self._moments[name].add(wide)
+                    self._distances[name].add(wide.var(1, unbiased=True))  # D(x), see `average_distance`
 
     def _estimate_scales(self, rows: Mapping[str, Tensor]) -> None:
         for name, values in rows.items():
+            if values.ndim != 2:
+                raise ValueError(
+                    f"layer {name!r} gives activations of shape {tuple(values.shape)}: they must be (N, D), samples "
+                    "by units; type activations.flatten(0, -2) to take every position as a sample"
+                )
             check_rows(name, values, alone=False)
             count = torch.tensor([len(values)], device=values.device)
             if name not in self._scales and int(sum_over_processes(count)):
@@ -163,7 +168,7 @@ class DiagnosticsMeter:
                 eigenvalues=centred.cpu(),
                 similarity=own.similarity.cpu(),
                 correlation=correlation.cpu(),
-                distance_quantiles=distance_quantiles(whole.distances[0]),
+                distance_quantiles=self._distances[name].compute(device=whole.mean.device),
             )
         return found
 
@@ -178,17 +183,19 @@ def measure_diagnostics(
     dataloader: Iterable[Mapping[str, Any]],
     diversity: DiversityConfig | None = None,
     gammas: Mapping[str, float] | None = None,
+    progress: Callable[[Iterable[Mapping[str, Any]]], Iterable[Mapping[str, Any]]] | None = None,
     on_batch: Callable[[Mapping[str, Any], Any], None] | None = None,
 ) -> dict[str, LayerDiagnostics]:
     """Diagnose layers of any model over a data set, in evaluation mode.
 
     Args:
         model: any model whose layers `find_layers` resolves; left in the mode it was in.
-        dataloader: gives batches as dicts of the model's inputs; wrap it in tqdm for a progress bar. With several
-            processes each gives its own part, and all must give as many batches.
+        dataloader: gives batches as dicts of the model's inputs. With several processes each gives its own part, and
+            all must give as many batches.
         diversity: which layers, samples and gamma; weights do not matter. Default: `DiversityConfig()`.
         gammas: the training gamma by layer, say from `diversity_state.json`; else it is `diversity.gamma`, and with
             "median" the normalised gamma of the first batch.
+        progress: wraps the data loader to show how far it is: `tqdm`, or a function that returns one.
         on_batch: called with each batch and what the model gave for it.
 
     Returns:
@@ -199,7 +206,8 @@ def measure_diagnostics(
     """
     diversity = diversity or DiversityConfig()
     meter: DiagnosticsMeter | None = None
-    for rows in iterate_rows(model, dataloader, diversity, on_batch):
+    batches = dataloader if progress is None else progress(dataloader)
+    for rows in iterate_rows(model, batches, diversity, on_batch):
         if meter is None:
             given = {} if diversity.gamma == "median" else dict.fromkeys(rows, float(diversity.gamma))
             for name in gammas or {}:
