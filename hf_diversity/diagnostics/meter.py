@@ -158,6 +158,7 @@ class DiagnosticsMeter:
                 mean_absolute_correlation=mean_absolute_correlation(correlation),
                 activation_norm=float(second.trace()),
                 largest_activation=float(torch.maximum(whole.highest.abs(), whole.lowest.abs()).max()),
+                smallest_activation=float(whole.lowest.min()),
                 constant_units=constant.cpu(),
                 never_positive_units=(whole.highest <= 0).cpu(),
                 effective_rank=effective_rank(centred),
