@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import cli_layers
+from . import cli_layers, cli_probe
 
 # Each has `add_parser(subparsers)`, whose parser sets `run`: called with the arguments, returns the exit status
-_COMMANDS = (cli_layers,)
+_COMMANDS = (cli_layers, cli_probe)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,6 +28,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         return arguments.run(arguments)
-    except (OSError, TypeError, ValueError, AssertionError) as error:  # timm asserts
+    except (OSError, TypeError, ValueError, AssertionError, ImportError) as error:  # timm asserts
         print(f"hf-diversity: {error}", file=sys.stderr)
         return 1
