@@ -63,8 +63,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     matplotlib.use("Agg")
     models = [*([] if arguments.model is None else [arguments.model]), *arguments.compare]
-    values = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(ProbeSettings)}
-    settings = ProbeSettings(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(ProbeSettings):
+        value = getattr(arguments, field.name)
+        values[field.name] = tuple(value) if isinstance(value, list) else value
+    settings = ProbeSettings(**values)
     if is_report(Path(arguments.out).expanduser()):
         print(f"{arguments.out} holds an earlier report, which will be replaced.")
     report = probe(models, settings, arguments.out, overwrite=arguments.overwrite, command=_command(arguments, values))

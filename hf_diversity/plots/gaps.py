@@ -36,7 +36,7 @@ def gaps(train: Metrics, held_out: Metrics, split: str = "test") -> tuple[Figure
         raise ValueError("no metric is in both: pass {model: {metric: value}} for both splits, with the same names")
     pyplot = import_pyplot()
     height = 0.6 + (0.75 + 0.45 * len(shared)) * len(metrics)
-    figure, axes = pyplot.subplots(len(metrics), 1, figsize=(5.2, height), squeeze=False, layout="constrained")
+    figure, axes = pyplot.subplots(len(metrics), 1, figsize=(4.6, height), squeeze=False, layout="constrained")
     for axis, metric in zip(axes[:, 0], metrics, strict=True):
         rows = {name: found[metric] for name, found in shared.items() if metric in found}
         for row, (name, gap) in enumerate(rows.items()):

@@ -40,7 +40,7 @@ def spectra(measured: Mapping[str, LayerDiagnostics]) -> tuple[Figure, Axes]:
     """
     _check(measured)
     pyplot = import_pyplot()
-    figure, axis = pyplot.subplots(figsize=(5.2, 3.9), layout="constrained")
+    figure, axis = pyplot.subplots(figsize=(4.6, 3.8), layout="constrained")
     for index, (label, layer) in enumerate(measured.items()):
         values = layer.eigenvalues.double().numpy()
         total = values.sum()
@@ -81,7 +81,7 @@ def distance_curves(measured: Mapping[str, LayerDiagnostics]) -> tuple[Figure, n
     pyplot = import_pyplot()
     panels = 2 if any(_has_bound(layer) for layer in measured.values()) else 1
     figure, axes = pyplot.subplots(
-        panels, 1, figsize=(5.2, 3.9 if panels == 1 else 5.8), sharex=True, squeeze=False, layout="constrained"
+        panels, 1, figsize=(4.6, 3.8 if panels == 1 else 5.6), sharex=True, squeeze=False, layout="constrained"
     )
     for index, (label, layer) in enumerate(measured.items()):
         kept = [1 - p for p in layer.distance_quantiles]
@@ -129,7 +129,7 @@ def dead_units(measured: Mapping[str, LayerDiagnostics]) -> tuple[Figure, Axes]:
     """
     _check(measured)
     pyplot = import_pyplot()
-    figure, axis = pyplot.subplots(figsize=(5.6, 1.3 + 0.42 * len(measured)), layout="constrained")
+    figure, axis = pyplot.subplots(figsize=(4.6, 1.3 + 0.42 * len(measured)), layout="constrained")
     positions = np.arange(len(measured))
     for shift, key, label, colour in (
         (-0.2, "constant_share", "constant over all samples", COLOURS[0]),
@@ -166,7 +166,7 @@ def redundancy(
         raise ValueError(f"quantity is {quantity!r}: choose from {', '.join(_QUANTITIES)}")
     pyplot = import_pyplot()
     layers = list(dict.fromkeys(name for by_layer in measured.values() for name in by_layer))
-    figure, axis = pyplot.subplots(figsize=(6.2, 1.4 + 0.34 * len(layers)), layout="constrained")
+    figure, axis = pyplot.subplots(figsize=(4.8, 1.4 + 0.34 * len(layers)), layout="constrained")
     for index, (label, by_layer) in enumerate(measured.items()):
         rows = [row for row, name in enumerate(layers) if name in by_layer]
         values = [getattr(by_layer[layers[row]], quantity) for row in rows]

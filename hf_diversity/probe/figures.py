@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import re
 from collections.abc import Callable, Sequence
@@ -70,7 +71,8 @@ def _planned(models: Sequence[ModelReport]) -> list[_Planned]:
         planned.append(
             (
                 "gaps.png", "", "Accuracy and loss on both splits. The line between them is the gap.",
-                "Accuracy and loss on the training and test examples", lambda: plots.gaps(scores["train"], scores["test"]),
+                "Accuracy and loss on the training and test examples",
+                lambda: plots.gaps(scores["train"], scores["test"]),
             )
         )  # fmt: skip
     if len(layers) > 1:
@@ -84,7 +86,8 @@ def _planned(models: Sequence[ModelReport]) -> list[_Planned]:
             planned.append(
                 (
                     f"{quantity}.png", "", f"{reading} The layers are in the order in which they run.",
-                    f"{quantity.replace('_', ' ')} of every layer", lambda q=quantity: plots.redundancy(by_series, q),
+                    f"{quantity.replace('_', ' ')} of every layer",
+                    functools.partial(plots.redundancy, by_series, quantity),
                 )
             )  # fmt: skip
         first = {layer: models[0].layers[layer]["train"] for layer in layers}
@@ -108,15 +111,16 @@ def _of_layer(models: Sequence[ModelReport], layer: str) -> list[_Planned]:
     planned: list[_Planned] = [
         (
             f"{stem}-similarity-{file_stem(name)}.png", layer,
-            f"How similar each pair of units is, {name}{split}. Similar units stand side by side: bright blocks on the "
-            "diagonal are groups of units that do the same.",
+            f"How similar each pair of units is, {name}{split}. Similar units stand side by side: bright blocks on "
+            "the diagonal are groups of units that do the same.",
             f"Heat map of the similarity of the units of {layer}, {name}",
-            lambda n=name, d=diagnostics: plots.similarity_matrices({f"{n}{split}, gamma {d.gamma:.3g}": d.similarity}),
+            functools.partial(
+                plots.similarity_matrices, {f"{name}{split}, gamma {diagnostics.gamma:.3g}": diagnostics.similarity}
+            ),
         )
         for name, diagnostics in pictured.items()
     ]  # fmt: skip
-    return [
-        *planned,
+    planned += [
         (
             f"{stem}-spectrum.png", layer,
             "How the variance is spread over directions. A curve that falls steeply leaves most directions unused.",
@@ -129,12 +133,16 @@ def _of_layer(models: Sequence[ModelReport], layer: str) -> list[_Planned]:
             f"Distance between the units of {layer} against the share of samples",
             lambda: plots.distance_curves(series),
         ),
-        (
-            f"{stem}-dead.png", layer,
-            "Units that never change, and units that are never above 0 (dead behind a ReLU).",
-            f"Share of dead units of {layer}", lambda: plots.dead_units(series),
-        ),
     ]  # fmt: skip
+    if any(d.constant_units.any() or d.never_positive_units.any() for d in series.values()):
+        planned.append(
+            (
+                f"{stem}-dead.png", layer,
+                "Units that never change, and units that are never above 0 (dead behind a ReLU).",
+                f"Share of dead units of {layer}", lambda: plots.dead_units(series),
+            )
+        )  # fmt: skip
+    return planned
 
 
 def _bound_caption(series: dict[str, LayerDiagnostics]) -> str:

@@ -14,6 +14,8 @@ from .scores import accuracy_error
 
 # Effective rank (centred) as a share of the units, or of the samples - 1 where there are fewer
 HIGHLY_REDUNDANT, PARTLY_REDUNDANT = 0.25, 0.5
+# Mean |correlation| of two units
+HIGHLY_CORRELATED, PARTLY_CORRELATED = 0.5, 0.25
 COPY_CORRELATION = 0.95  # two units with such a |correlation| are near copies
 MANY_COPIES, MANY_DEAD = 0.1, 0.05  # shares of the units
 LARGE_CHANGE = 0.15  # relative, between train and test
@@ -21,8 +23,15 @@ SURE_GAP = 2.0  # standard errors
 SAMPLES_PER_UNIT = 5  # below it, ranks and correlations are those of the sample
 
 THRESHOLDS = {
-    "highly redundant": f"the effective rank (centred) is below {HIGHLY_REDUNDANT:.0%} of the units",
-    "partly redundant": f"it is below {PARTLY_REDUNDANT:.0%}, or at least {MANY_COPIES:.0%} of the units have a near copy",
+    "highly redundant": (
+        f"the effective rank (centred) is below {HIGHLY_REDUNDANT:.0%} of the units (or of the samples - 1, where "
+        f"there are fewer), or the mean |correlation| of two units is at least {HIGHLY_CORRELATED}"
+    ),
+    "partly redundant": (
+        f"the rank is below {PARTLY_REDUNDANT:.0%}, the mean |correlation| at least {PARTLY_CORRELATED}, or at least "
+        f"{MANY_COPIES:.0%} of the units have a near copy"
+    ),
+    "diverse": "none of these",
     "near copy": f"another unit with a |correlation| of at least {COPY_CORRELATION} over the training examples",
     "many dead units": f"at least {MANY_DEAD:.0%} have one value over all training examples",
     "differs between train and test": f"by more than {LARGE_CHANGE:.0%} of the value on the training examples",
@@ -60,19 +69,20 @@ def near_copies(correlation: torch.Tensor) -> int:
 
 
 def rank_share(layer: LayerDiagnostics) -> float:
-    """Effective rank (centred) of what is possible with so many units and samples; NaN for a layer that is constant."""
+    """Effective rank (centred) as a share of what so many units and samples allow; NaN for a constant layer."""
     return layer.effective_rank / max(1, min(layer.num_units, layer.num_samples - 1))
 
 
 def redundancy_word(layer: LayerDiagnostics) -> str:
     """How redundant: "highly redundant", "partly redundant", "diverse" or, without any variance, "constant"."""
-    share = rank_share(layer)
+    share, correlation = rank_share(layer), layer.mean_absolute_correlation
     if math.isnan(share):
         return "constant"
-    if share < HIGHLY_REDUNDANT:
+    if share < HIGHLY_REDUNDANT or correlation >= HIGHLY_CORRELATED:
         return "highly redundant"
     copies = near_copies(layer.correlation) / layer.num_units
-    return "partly redundant" if share < PARTLY_REDUNDANT or copies >= MANY_COPIES else "diverse"
+    partly = share < PARTLY_REDUNDANT or correlation >= PARTLY_CORRELATED or copies >= MANY_COPIES
+    return "partly redundant" if partly else "diverse"
 
 
 def findings(models: Sequence[ModelReport]) -> list[Finding]:
@@ -89,9 +99,7 @@ def findings(models: Sequence[ModelReport]) -> list[Finding]:
 def advice(models: Sequence[ModelReport]) -> list[str]:
     """What to do, from the findings."""
     layers = [(name, layer["train"]) for model in models for name, layer in model.layers.items()]
-    redundant = list(
-        dict.fromkeys(n for n, d in layers if redundancy_word(d) in ("highly redundant", "partly redundant"))
-    )
+    redundant = list(dict.fromkeys(name for name, layer in layers if redundancy_word(layer).endswith("redundant")))
     dead = list(dict.fromkeys(n for n, d in layers if _share(d.constant_units) >= MANY_DEAD))
     said = []
     if redundant:
@@ -99,9 +107,9 @@ def advice(models: Sequence[ModelReport]) -> list[str]:
         which = "" if default else "layers=[" + ", ".join(f'"{name}"' for name in redundant[:4]) + "], "
         more = ", ..." if len(redundant) > 4 and not default else ""
         said.append(
-            f"Train a twin with DiversityConfig({which.removesuffix(', ')}{more}), beside twins with both weights 0 and "
-            "with the norm term alone (measure='none'): without these, no gain can be credited to diversity. A narrower "
-            "layer, tuned dropout and weight decay belong into the same comparison."
+            f"Train a twin with DiversityConfig({which.removesuffix(', ')}{more}), beside twins with both weights 0 "
+            "and with the norm term alone (measure='none'): without these, no gain can be credited to diversity. A "
+            "narrower layer, tuned dropout and weight decay belong into the same comparison."
         )
     if dead:
         said.append(
@@ -110,8 +118,9 @@ def advice(models: Sequence[ModelReport]) -> list[str]:
         )
     if any(_gap_is_clear(model) for model in models):
         said.append(
-            "The gap in accuracy asks for regularisation of any kind: more or augmented data, weight decay and dropout "
-            "first. Less redundancy lowers a bound of the estimation error, which is no promise of a smaller gap."
+            "The gap in accuracy asks for regularisation of any kind: more or augmented data, weight decay and "
+            "dropout first. Less redundancy lowers a bound of the estimation error, which is no promise of a smaller "
+            "gap."
         )
     return said or ["Nothing here asks for action."]
 
@@ -145,44 +154,52 @@ def _gap_is_clear(model: ModelReport) -> bool:
 
 
 def _of_layer(name: str, train: LayerDiagnostics, test: LayerDiagnostics) -> list[Finding]:
-    word = redundancy_word(train)
-    copies = near_copies(train.correlation)
+    said = [_redundancy(name, train), *_dead(name, train), *_train_test(name, train, test)]
+    fewest = min(train.num_samples, test.num_samples)
+    if fewest < SAMPLES_PER_UNIT * train.num_units:
+        text = (
+            f"Few samples: {fewest:,} for {train.num_units:,} units. Ranks come out too low and correlations too "
+            "high, on both splits; raise --max-examples to see."
+        )
+        said.append(Finding("note", name, text))
+    return said
+
+
+def _redundancy(name: str, layer: LayerDiagnostics) -> Finding:
+    word = redundancy_word(layer)
     if word == "constant":
-        return [Finding("warning", name, f"None of the {train.num_units} units varies: the layer says nothing.")]
+        return Finding("warning", name, f"None of the {layer.num_units:,} units varies: the layer says nothing.")
+    dead = "" if layer.constant_units.any() else " No unit is dead."
     text = (
-        f"{train.num_units:,} units, {word}: the effective rank is {train.effective_rank:.1f} ({rank_share(train):.0%} of "
-        f"what is possible), and {_count(copies, train.num_units)} have a near copy."
+        f"{layer.num_units:,} units, {word}: the effective rank is {layer.effective_rank:.1f} "
+        f"({rank_share(layer):.0%} of what is possible), the variance fills about {layer.participation_ratio:.1f} "
+        "directions (participation ratio), the mean |correlation| of two units is "
+        f"{layer.mean_absolute_correlation:.2f}, and {_count(near_copies(layer.correlation), layer.num_units)} have a "
+        f"near copy.{dead}"
     )
-    said = [Finding("good" if word == "diverse" else "warning", name, text)]
-    constant, silent = int(train.constant_units.sum()), int(train.never_positive_units.sum())
+    return Finding("good" if word == "diverse" else "warning", name, text)
+
+
+def _dead(name: str, layer: LayerDiagnostics) -> list[Finding]:
+    constant, silent = int(layer.constant_units.sum()), int(layer.never_positive_units.sum())
+    said = []
     if constant:
-        level = "warning" if constant / train.num_units >= MANY_DEAD else "note"
-        said.append(
-            Finding(
-                level, name, f"{_count(constant, train.num_units)} are dead: one value over all training examples."
-            )
-        )
+        level = "warning" if constant / layer.num_units >= MANY_DEAD else "note"
+        text = f"{_count(constant, layer.num_units)} are dead: one value over all training examples."
+        said.append(Finding(level, name, text))
     if silent > constant:
-        said.append(
-            Finding("note", name, f"{_count(silent, train.num_units)} are never above 0 on the training examples.")
-        )
+        text = f"{_count(silent, layer.num_units)} are never above 0 on the training examples."
+        said.append(Finding("note", name, text))
+    return said
+
+
+def _train_test(name: str, train: LayerDiagnostics, test: LayerDiagnostics) -> list[Finding]:
     changes = []
     for field, label in _COMPARED.items():
         before, after = getattr(train, field), getattr(test, field)
         if before and math.isfinite(before) and math.isfinite(after) and abs(after / before - 1) > LARGE_CHANGE:
             changes.append(f"{label} {before:.3g} against {after:.3g} ({100 * (after / before - 1):+.0f} %)")
-    if changes:
-        said.append(Finding("note", name, f"Train and test differ: {'; '.join(changes)}."))
-    fewest = min(train.num_samples, test.num_samples)
-    if fewest < SAMPLES_PER_UNIT * train.num_units:
-        said.append(
-            Finding(
-                "note", name,
-                f"Few samples: {fewest:,} for {train.num_units:,} units. Ranks come out too low and correlations too "
-                "high, on both splits; raise --max-examples to see.",
-            )
-        )  # fmt: skip
-    return said
+    return [Finding("note", name, f"Train and test differ: {'; '.join(changes)}.")] if changes else []
 
 
 def _of_comparison(models: Sequence[ModelReport]) -> list[Finding]:
@@ -195,21 +212,22 @@ def _of_comparison(models: Sequence[ModelReport]) -> list[Finding]:
             text = (
                 f"On the test examples the effective rank is {b.effective_rank:.1f} of {b.num_units} against "
                 f"{a.effective_rank:.1f} of {a.num_units} in {first.name}, the mean |correlation| "
-                f"{b.mean_absolute_correlation:.3f} against {a.mean_absolute_correlation:.3f}, the scale-free similarity "
-                f"{b.mean_similarity_normalised:.3f} against {a.mean_similarity_normalised:.3f}. {_verdict(a, b, other, first)}"
+                f"{b.mean_absolute_correlation:.3f} against {a.mean_absolute_correlation:.3f}, the scale-free "
+                f"similarity {b.mean_similarity_normalised:.3f} against {a.mean_similarity_normalised:.3f}. "
+                f"{_verdict(a, b, other, first)}"
             )
             said.append(Finding("note", name, text, other.name))
         if first.scores and other.scores:
             a_score, b_score = first.scores["test"]["accuracy"], other.scores["test"]["accuracy"]
             errors = [accuracy_error(m.scores["test"]["accuracy"], m.counts["test"]) for m in (first, other)]
             error = float(torch.stack(errors).norm())
-            chance = "" if abs(b_score - a_score) > SURE_GAP * error else ", within two standard errors: no difference"
+            chance = "" if abs(b_score - a_score) > SURE_GAP * error else ", so none can be told"
             said.append(
                 Finding(
                     "note", "accuracy",
-                    f"{b_score:.1%} of the test examples are right against {a_score:.1%} in {first.name} "
-                    f"(standard error of the difference at most {100 * error:.1f} points{chance}). One run each says "
-                    "nothing about methods: compare several seeds.",
+                    f"{b_score:.1%} of the test examples are right against {a_score:.1%} in {first.name} (standard "
+                    f"error of the difference at most {100 * error:.1f} points{chance}). One run each says nothing "
+                    "about methods: compare several seeds.",
                     other.name,
                 )
             )  # fmt: skip

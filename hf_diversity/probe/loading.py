@@ -98,8 +98,8 @@ def _folder(path: str) -> tuple[Path | None, tuple[str, ...]]:
         return None, ()
     if not folder.is_dir():
         raise ValueError(
-            f"model {path} is a file: type its folder, or a timm name with --weights {path} if it holds the weights of "
-            "a timm model"
+            f"model {path} is a file: type its folder, or a timm name with --weights {path} if it holds the weights "
+            "of a timm model"
         )
     if (folder / "config.json").is_file():
         return folder, ()
@@ -135,8 +135,8 @@ def _config(source: str, place: str, settings: ProbeSettings) -> PreTrainedConfi
         near = timm.list_models(f"*{source}*")[:3] if "/" not in source else []
         hint = f" (timm has {', '.join(near)})" if near else ""
         raise ValueError(
-            f"model {source!r} is no timm name{hint}, and no configuration was found for it in a folder or on the Hub; "
-            f"type a path that exists, a Hub id or a timm name ({type(error).__name__}: {_first_line(error)})"
+            f"model {source!r} is no timm name{hint}, and no configuration was found for it in a folder or on the "
+            f"Hub; type a path that exists, a Hub id or a timm name ({type(error).__name__}: {_first_line(error)})"
         ) from error
 
 
@@ -151,8 +151,8 @@ def _check_weights(source: str, folder: Path) -> None:
             "where you trust it and type model.save_pretrained(FOLDER), which writes safetensors"
         )
     raise ValueError(
-        f"model {source} has a config.json and no weights: there is no .safetensors file in it; type a folder that was "
-        "written by save_pretrained or a Trainer"
+        f"model {source} has a config.json and no weights: there is no .safetensors file in it; type a folder that "
+        "was written by save_pretrained or a Trainer"
     )
 
 
@@ -179,14 +179,14 @@ def _from_transformers(source: str, place: str, config: Any, settings: ProbeSett
     missing = sorted(report["missing_keys"])
     if missing:
         raise ValueError(
-            f"model {source!r} lacks {len(missing)} tensors of {type(model).__name__} ({', '.join(missing[:3])}, ...): "
-            "random values in their place would be measured; type a checkpoint that holds them all"
+            f"model {source!r} lacks {len(missing)} tensors of {type(model).__name__} ({', '.join(missing[:3])}, "
+            "...): random values in their place would be measured; type a checkpoint that holds them all"
         )
     return model
 
 
 def _from_timm(name: str, settings: ProbeSettings) -> tuple[nn.Module, Any]:
-    overlay = {}
+    overlay: dict[str, Any] = {}
     if settings.weights is not None:
         file = Path(settings.weights).expanduser()
         if file.suffix != ".safetensors" or not file.is_file():
@@ -240,8 +240,8 @@ def _processor(source: str, folder: Path | None, place: str, modality: str, sett
             causes.append(f"{type(error).__name__}: {_first_line(error)}")
     what = "image processor" if modality == "image" else "tokenizer"
     raise ValueError(
-        f"there is no {what} for {source!r} in {' or '.join(map(str, places))}; type --processor with the folder or Hub "
-        f"id of the model it was made from ({causes[0]})"
+        f"there is no {what} for {source!r} in {' or '.join(map(str, places))}; type --processor with the folder or "
+        f"Hub id of the model it was made from ({causes[0]})"
     )
 
 

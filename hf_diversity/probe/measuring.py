@@ -86,8 +86,8 @@ def make_plan(loaded: LoadedModel, examples: Examples, settings: ProbeSettings) 
     except (RuntimeError, TypeError, IndexError) as error:
         shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in inputs.items())
         raise ValueError(
-            f"{loaded.source!r} ({type(loaded.model).__name__}) cannot run a batch of {shapes} that its processor made: "
-            f"{error}; type --processor with the one it was trained with"
+            f"{loaded.source!r} ({type(loaded.model).__name__}) cannot run a batch of {shapes} that its processor "
+            f"made: {error}; type --processor with the one it was trained with"
         ) from error
     return Plan(loaded, diversity, rows, left_out)
 

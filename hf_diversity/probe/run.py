@@ -106,8 +106,8 @@ def _check_same_layers(plans: Sequence[Plan]) -> None:
             only = sorted(set(first) ^ set(other))
             raise ValueError(
                 f"{plans[0].loaded.source!r} and {plan.loaded.source!r} do not have the same layers, and layers are "
-                f"compared by name: only one of them has {', '.join(map(repr, only[:4]))}; type --layers with names that "
-                "both have"
+                f"compared by name: only one of them has {', '.join(map(repr, only[:4]))}; type --layers with names "
+                "that both have"
             )
 
 
@@ -129,7 +129,7 @@ def _how(settings: ProbeSettings, command: str | None) -> dict[str, Any]:
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         versions[package] = metadata.version(package)
-    chosen = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(settings).items()}
+    chosen: dict[str, Any] = {n: list(v) if isinstance(v, tuple) else v for n, v in asdict(settings).items()}
     for name in ("dataset", "weights", "processor"):  # the machine's folders are nobody's business
         if chosen[name] is not None:
             chosen[name] = Path(chosen[name]).name if Path(chosen[name]).expanduser().exists() else chosen[name]

@@ -19,8 +19,8 @@ class ProbeSettings:
 
     dataset: str = field(
         metadata={
-            "help": "'embedded' (3,000 FashionMNIST images inside hf_diversity), a Hub id, a local folder (in the Hub's "
-            "layout, of images by class, or written by save_to_disk) or file (.parquet, .csv, .json, .jsonl)"
+            "help": "'embedded' (3,000 FashionMNIST images inside hf_diversity), a Hub id, a local folder (in the "
+            "Hub's layout, of images by class, or written by save_to_disk) or file (.parquet, .csv, .json, .jsonl)"
         }
     )
     dataset_config: str | None = field(
