@@ -7,10 +7,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from . import cli_layers
+from . import cli_layers, cli_probe
 
 # Each has `add_parser(subparsers)`, whose parser sets `run`: called with the arguments, returns the exit status
-_COMMANDS = (cli_layers,)
+_COMMANDS = (cli_layers, cli_probe)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,6 +34,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, say `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (OSError, TypeError, ValueError, AssertionError) as error:  # timm asserts
+    except (OSError, TypeError, ValueError, AssertionError, ImportError) as error:  # timm asserts
         print(f"hf-diversity: {error}", file=sys.stderr)
         return 1

@@ -17,7 +17,8 @@ from .config import SAMPLES, DiversityConfig
 from .inspection import Inspection, LayerRow, inspect_layers
 from .layers import glob_to_regex
 
-_NOTHING = {"Identity", "Dropout", "DropPath", "StochasticDepth"}  # give what they receive
+# They give what they receive
+NO_ACTIVATIONS_OF_THEIR_OWN = {"Identity", "Dropout", "DropPath", "StochasticDepth"}
 
 
 def add_parser(subparsers: Any) -> None:
@@ -95,7 +96,7 @@ def table(name: str, inspection: Inspection, match: str | None = None) -> str:
     Raises:
         ValueError: `match` matches no module.
     """
-    rows = [row for row in inspection.rows if row.units is not None and row.kind not in _NOTHING]
+    rows = [row for row in inspection.rows if row.units is not None and row.kind not in NO_ACTIVATIONS_OF_THEIR_OWN]
     defaults = [row for row in inspection.rows if row.default and row.units is not None]
     hidden = len(inspection.rows) - len(rows)
     if match is not None:

@@ -13,7 +13,7 @@ from typing import Any
 from common.arguments import RunArguments
 from common.data import Split, Splits, load_splits
 from common.image_models import build_image_model
-from common.images import ImageArguments, ImageDataset, ImageModelArguments, augmentation, image_column
+from common.images import ImageArguments, ImageModelArguments, augmentation, image_column
 from common.recipe import Prepared, run_from_command_line, run_recipe
 from common.training import accuracy_of_choices
 from transformers import TrainingArguments
@@ -21,6 +21,7 @@ from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmW
 
 from hf_diversity import DiversityConfig
 from hf_diversity.cifar_models import ARCHITECTURES
+from hf_diversity.data.examples import ImageDataset
 
 TYPES = (ImageModelArguments, ImageArguments, RunArguments, DiversityConfig, TrainingArguments)
 

@@ -12,11 +12,13 @@ import yaml
 from common.arguments import parse_arguments
 from common.data import Split, load_splits
 from common.text_models import TextModelArguments, build_text_model, load_tokenizer
-from common.texts import TextArguments, TextDataset, text_columns
+from common.texts import TextArguments, text_columns
 from safetensors.torch import load_file
 from text_classification import TYPES, main, run
 from tiny_text_folders import SIZES, bert_folder, sentences, text_folder, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertModel
+
+from hf_diversity.data.examples import TextDataset
 
 CONFIGS = Path(__file__).parent.parent / "recipes" / "configs" / "text_classification"
 SMALL = ["--max_train_samples", "48", "--max_validation_samples", "8", "--per_device_train_batch_size", "16"]

@@ -89,6 +89,7 @@ def describe(
         mean_absolute_correlation=mean_absolute_correlation(correlation),
         activation_norm=float(second.trace()),
         largest_activation=float(torch.maximum(moments.highest.abs(), moments.lowest.abs()).max()),
+        smallest_activation=float(moments.lowest.min()),
         constant_units=constant.cpu(),
         never_positive_units=(moments.highest <= 0).cpu(),
         effective_rank=effective_rank(centred),
