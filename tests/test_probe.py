@@ -25,12 +25,15 @@ pytest.importorskip("matplotlib").use("Agg")
 SMALL = {"max_examples": 60, "batch_size": 20}
 
 
-def image_folder(path, seed=0, classes=10, name="test_resnet", labels=None):
+def image_folder(path, seed=0, name="test_resnet", labels=None, classes=10):
     """A checkpoint as a training leaves it."""
-    torch.manual_seed(seed)
     model = wrap_timm_model(tiny_timm(name, num_classes=classes))
-    torch.nn.init.normal_(model.timm_model.get_classifier().weight)
-    overlay = {"input_size": (1, 28, 28), "mean": (0.3,), "std": (0.35,), "crop_pct": 1.0}
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.1 * torch.randn_like(weight)
+    side = 32 if "vit" in name else 28
+    overlay = {"input_size": (1, side, side), "mean": (0.3,), "std": (0.35,), "crop_pct": 1.0}
     model.config.pretrained_cfg = {**model.config.pretrained_cfg, **overlay}
     if labels is not None:
         model.config.id2label = dict(enumerate(labels))
@@ -141,11 +144,11 @@ def test_labels_that_do_not_fit_are_said_and_layers_measured_all_the_same(tmp_pa
 
 
 def test_all_layers_and_those_left_out(folder, tmp_path):
-    settings = ProbeSettings(dataset="embedded", layers=("**",), **SMALL)
+    settings = ProbeSettings(dataset="embedded", layers=("timm_model.layer1.**", "timm_model.fc"), **SMALL)
     found = probe(str(folder), settings, tmp_path / "out", progress=False)
     [model] = found.models
-    assert {"timm_model.layer1", "timm_model.layer4.0.conv1"} <= set(model.layers) and "" not in model.layers
-    assert len(model.layers) > 15 and all(set(by_role) == {"train", "test"} for by_role in model.layers.values())
+    assert {"timm_model.layer1.0", "timm_model.layer1.0.conv1", "timm_model.fc"} <= set(model.layers)
+    assert len(model.layers) > 5 and all(set(by_role) == {"train", "test"} for by_role in model.layers.values())
     assert set(model.left_out) and not set(model.left_out) & set(model.layers)
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("<details open") == 0, "many layers are folded"
@@ -182,6 +185,15 @@ def test_compared_models_see_the_same_and_share_the_gamma_of_training(folder, tm
     twins = probe([str(folder), str(folder)], settings, progress=False)
     first, second = (model.layers["timm_model.fc"]["test"] for model in twins.models)
     assert torch.equal(first.similarity, second.similarity) and "do not agree" in twins.findings[0].text
+
+
+def test_a_processor_of_another_model_is_named(tmp_path):
+    image_folder(tmp_path / "vit", name="test_vit")
+    config = json.loads((tmp_path / "vit" / "config.json").read_text())
+    config["pretrained_cfg"]["input_size"] = [1, 28, 28]
+    (tmp_path / "vit" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"cannot run a batch of pixel_values \(20, 1, 28, 28\).*type --processor"):
+        probe(str(tmp_path / "vit"), ProbeSettings(dataset="embedded", **SMALL), progress=False)
 
 
 def test_layers_that_only_one_has_are_named(folder, tmp_path):

@@ -51,6 +51,8 @@ def find_column(
         if name in dataset.column_names:
             return name
     alike = [name for name, feature in dataset.features.items() if kind is not None and kind(feature)]
+    if not set(candidates) & set(LABEL_COLUMNS):
+        alike = [name for name in alike if name not in LABEL_COLUMNS]  # classes may be written as texts
     if len(alike) == 1:
         return alike[0]
     several = f", and {' and '.join(map(repr, alike))} are alike" if alike else ""

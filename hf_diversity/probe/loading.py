@@ -10,6 +10,7 @@ from typing import Any
 import timm
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -172,7 +173,7 @@ def _from_transformers(source: str, place: str, config: Any, settings: ProbeSett
             place, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True,
             **({"trust_remote_code": True} if settings.trust_remote_code else {}),
         )  # fmt: skip
-    except (OSError, RuntimeError, ValueError, ImportError) as error:
+    except (OSError, RuntimeError, ValueError, ImportError, SafetensorError) as error:
         raise ValueError(
             f"the weights of model {source!r} could not be loaded as {kind.__name__}: {_first_line(error)}"
         ) from error
@@ -235,7 +236,11 @@ def _processor(source: str, folder: Path | None, place: str, modality: str, sett
     causes = []
     for where in places:
         try:
-            return kind.from_pretrained(where, trust_remote_code=settings.trust_remote_code)
+            processor = kind.from_pretrained(where, trust_remote_code=settings.trust_remote_code)
+            # transformers makes a tokenizer from the model's configuration alone, which knows no word
+            if modality == "text" and len(processor) <= len(set(processor.all_special_tokens)):
+                raise ValueError("its tokenizer knows special tokens alone")
+            return processor
         except Exception as error:
             causes.append(f"{type(error).__name__}: {_first_line(error)}")
     what = "image processor" if modality == "image" else "tokenizer"

@@ -83,7 +83,7 @@ def make_plan(loaded: LoadedModel, examples: Examples, settings: ProbeSettings) 
     inputs = {name: value.to(settings.device) if isinstance(value, Tensor) else value for name, value in batch.items()}
     try:
         diversity, rows, left_out = choose_layers(loaded, settings.layers, inputs)
-    except (RuntimeError, TypeError, IndexError) as error:
+    except (RuntimeError, TypeError, IndexError, AssertionError) as error:
         shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in inputs.items())
         raise ValueError(
             f"{loaded.source!r} ({type(loaded.model).__name__}) cannot run a batch of {shapes} that its processor "
