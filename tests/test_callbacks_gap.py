@@ -85,6 +85,16 @@ def test_training_does_not_notice(tmp_path, cls):
     assert logs[0] == logs[1] and len([r for r in runs[1].state.log_history if "gap_loss" in r]) == 4
 
 
+def test_persistent_workers_do_not_give_the_evaluation_set_for_the_training_set(tmp_path):
+    workers = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
+    gaps = []
+    for number, more in enumerate(({}, workers)):
+        run = trainer(tmp_path / str(number), [GeneralizationGapCallback(16)], num_train_epochs=1, **more)
+        run.train()
+        gaps.append([r["gap_loss"] for r in run.state.log_history if "gap_loss" in r])
+    assert gaps[0] == gaps[1] and gaps[0][0] != 0
+
+
 def test_the_best_model_and_early_stopping_by_the_gap(tmp_path):
     run = trainer(
         tmp_path, [EarlyStoppingCallback(1), GeneralizationGapCallback(16)], num_train_epochs=6,

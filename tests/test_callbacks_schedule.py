@@ -47,6 +47,20 @@ def test_each_step_has_its_factor_and_the_log_adds_up(tmp_path):
     assert done.diversity.diversity_weight == 0.8
 
 
+@pytest.mark.parametrize("measure", ["direct", "logdet", "none"])
+def test_the_log_adds_up_over_several_steps_layers_and_micro_batches(tmp_path, measure):
+    config = {**CONFIG, "measure": measure, "layers": ["fc1", "act2"]}
+    done = trainer(
+        tmp_path, [DiversityScheduleCallback(warmup=0.5, decay="cosine")], config=config, logging_steps=4,
+        gradient_accumulation_steps=2, per_device_train_batch_size=4,
+    )  # fmt: skip
+    done.train()
+    found = records(done)
+    assert len(found) == 2
+    for r in found:
+        assert r["loss"] == pytest.approx(r["task_loss"] + r["penalty"], rel=1e-5) and r["penalty"] != 0
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_while_the_factor_is_0_a_step_is_trainers(tmp_path, accumulate):
     more = {"gradient_accumulation_steps": accumulate, "per_device_train_batch_size": 8 // accumulate}

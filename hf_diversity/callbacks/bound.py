@@ -11,7 +11,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import TrainerCallback
 
 
@@ -23,10 +23,22 @@ class TrainerBoundCallback(TrainerCallback):
     """
 
     _trainer: weakref.ref[Any] | None = None
+    _loader: DataLoader | None = None
 
     def bind(self, trainer: Any) -> None:
         """Work with this trainer from now on."""
+        if self._trainer is None or self._trainer() is not trainer:
+            self._loader = None
         self._trainer = weakref.ref(trainer)
+
+    def _loader_of(self, examples: Any) -> DataLoader:
+        """The trainer's batches of the examples, the same loader at each evaluation.
+
+        Not by `get_eval_dataloader`: with persistent workers it gives that of the evaluation set for any examples.
+        """
+        if self._loader is None:
+            self._loader = self.trainer.get_test_dataloader(examples)
+        return self._loader
 
     @property
     def trainer(self) -> Any:
@@ -47,6 +59,7 @@ class TrainerBoundCallback(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         """Fail now rather than at the first evaluation."""
         self.trainer  # noqa: B018
+        self._loader = None
 
 
 def bind_callbacks(trainer: Any) -> None:

@@ -101,7 +101,7 @@ class GeneralizationGapCallback(TrainerBoundCallback):
         if trainer.is_in_train and self._known is not None and self._known[0] == step:
             return self._known[1]
         output = trainer.evaluation_loop(
-            trainer.get_eval_dataloader(self._draw()),
+            self._loader_of(self._draw()),
             description="Evaluation of training examples",
             prediction_loss_only=True if trainer.compute_metrics is None else None,
             metric_key_prefix="train",

@@ -107,7 +107,7 @@ class LayerDiagnosticsCallback(TrainerBoundCallback):
                     gammas[name] = float(gamma)
         else:
             config = DiversityConfig.from_dict({**config.to_dict(), "layers": self.layers, "gamma": "median"})
-        return measure_diagnostics(model, trainer.get_eval_dataloader(self._examples()), config, gammas)
+        return measure_diagnostics(model, self._loader_of(self._examples()), config, gammas)
 
     def _examples(self) -> Any:
         trainer = self.trainer
