@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from hf_diversity import DiversityConfig, bandwidth, distributed
 from hf_diversity import diagnostics as dg
+from hf_diversity.diagnostics import describe
 
 
 def data(samples=60, units=7, seed=0, offset=0.0):
@@ -115,6 +116,24 @@ def test_dead_units():
     assert math.isnan(dg.mean_absolute_correlation(dg.correlation_matrix(torch.ones(4, 3))))
 
 
+def test_a_variance_that_underflows_is_no_correlation():
+    rows = data(20, 3)
+    rows[:, 1] *= 1e-200
+    correlation = dg.correlation_matrix(rows)
+    assert not dg.constant_units(rows).any() and correlation[1].isnan().all()
+    assert dg.mean_absolute_correlation(correlation) == pytest.approx(abs(float(correlation[0, 2])), rel=1e-12)
+
+
+def test_half_precision_is_widened_before_anything():
+    rows = data(40, 6, offset=3.0)
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        narrow = rows.to(dtype)
+        expected = dg.layer_diagnostics(narrow.double(), 0.3).scalars()
+        assert dg.layer_diagnostics(narrow, 0.3).scalars() == pytest.approx(expected, rel=1e-12)
+        # The sums of S and of the norm are of each batch in float32
+        assert by_batches(narrow, 40, {"layer": 0.3}).scalars() == pytest.approx(expected, rel=1e-5)
+
+
 def test_orthogonal_columns_are_uncorrelated():
     columns = torch.linalg.qr(orthonormal(16)[:, :6] - orthonormal(16)[:, :6].mean(0)).Q
     assert dg.mean_absolute_correlation(dg.correlation_matrix(columns)) < 1e-12
@@ -163,6 +182,9 @@ def test_streaming_is_the_function_of_all_rows(offset):
         "participation_ratio_uncentred": dg.participation_ratio(uncentred),
         "spectrum_slope": dg.spectrum_slope(centred),
     }
+    at_once = dg.layer_diagnostics(rows, 0.3)
+    assert at_once.scalars() == pytest.approx(found.scalars(), rel=1e-12)
+    torch.testing.assert_close(at_once.similarity, found.similarity, **close)
     for name, value in expected.items():
         assert getattr(found, name) == pytest.approx(value, rel=1e-10), name
         if "normalised" not in name:
@@ -192,9 +214,10 @@ def test_more_batches_after_a_look():
     rows, meter = data(20, 4), dg.DiagnosticsMeter({"layer": 0.3})
     meter.update({"layer": rows[:12]})
     first = meter.compute()["layer"]
-    assert meter.compute()["layer"].scalars() == first.scalars()
+    assert meter.compute()["layer"].scalars() == pytest.approx(first.scalars(), rel=1e-12)
     meter.update({"layer": rows[12:]})
-    assert meter.compute()["layer"].scalars() == by_batches(rows, [12, 8], {"layer": 0.3}).scalars()
+    expected = by_batches(rows, [12, 8], {"layer": 0.3}).scalars()
+    assert meter.compute()["layer"].scalars() == pytest.approx(expected, rel=1e-12)
     assert first.num_samples == 12
 
 
@@ -242,7 +265,7 @@ def test_bad_rows_are_errors():
     "function",
     [
         dg.activation_norm, dg.average_distance, dg.constant_units, dg.correlation_matrix, dg.covariance_eigenvalues,
-        dg.largest_activation, dg.mean_similarity, dg.never_positive_units, dg.normalised_gamma,
+        dg.largest_activation, dg.layer_diagnostics, dg.mean_similarity, dg.never_positive_units, dg.normalised_gamma,
         dg.second_moment_eigenvalues,
     ],
 )  # fmt: skip
@@ -275,14 +298,18 @@ def test_functions_of_activations_need_no_other_process(monkeypatch):
     def refuse(tensor):
         raise AssertionError("a collective in a function of one tensor")
 
-    for module in (bandwidth, distributed):
+    for module in (bandwidth, distributed, describe):
         monkeypatch.setattr(module, "sum_over_processes", refuse)
     assert 0 < dg.mean_similarity(data()) < 1
+    found = dg.layer_diagnostics(data())
+    assert found.gamma == found.normalised_gamma == dg.normalised_gamma(data())
 
 
 def test_equal_units_are_similar_at_any_gamma():
     equal = torch.arange(5.0)[:, None].expand(5, 3)
     assert math.isnan(dg.normalised_gamma(equal)) and dg.mean_similarity(equal) == 1.0
+    found = dg.layer_diagnostics(equal)
+    assert found.mean_similarity == found.gamma == 1.0
 
 
 def test_of_a_model_without_padding():
@@ -336,5 +363,7 @@ def test_two_processes_are_one():
         assert found[name] == pytest.approx(one[name], rel=1e-10, abs=1e-12), name
     # One process has counted its distances in bins, the other kept them
     quantiles = counted.pop("distance_quantiles")
-    assert quantiles == pytest.approx(found.pop("distance_quantiles"), rel=1 / 8000) and counted == found
+    assert quantiles == pytest.approx(found.pop("distance_quantiles"), rel=1 / 8000)
+    for name in counted:
+        assert counted[name] == pytest.approx(found[name], rel=1e-12, abs=1e-12), name
     assert quantiles != pytest.approx(one["distance_quantiles"], rel=1e-10)

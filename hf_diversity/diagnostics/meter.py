@@ -1,10 +1,9 @@
-"""Diagnostics over a whole data set: sums that batches and processes add to, and what follows from them."""
+"""Diagnostics over a whole data set: sums that batches and processes add to."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,57 +12,13 @@ from torch import Tensor, nn
 from ..bandwidth import estimate_gamma, wide_dtype
 from ..config import DiversityConfig
 from ..data_pass import iterate_rows
-from ..distributed import max_over_processes, sum_over_processes
+from ..distributed import sum_over_processes
 from ..evaluation import DiversityMeter
 from ..measures import Logdet
 from ..regularizer import check_rows
+from .describe import Moments, describe
 from .layer import LayerDiagnostics
 from .quantiles import EXACT_SAMPLES, QuantileMeter
-from .spectrum import effective_rank, participation_ratio, spectrum_slope, symmetric_eigenvalues
-from .units import correlation_from_covariance, mean_absolute_correlation
-
-
-@dataclass
-class _Moments:
-    """Count, mean and centred second moments of the samples so far, with the extremes of every unit.
-
-    Batches are merged as in Chan, Golub and LeVeque (1979), so that an offset of the activations costs no digits.
-    """
-
-    mean: Tensor  # (D,)
-    scatter: Tensor  # (D, D), sum_i (a_i - mean) (a_i - mean)^T
-    highest: Tensor  # (D,)
-    lowest: Tensor  # (D,)
-    count: int = 0
-
-    @classmethod
-    def of_no_sample(cls, rows: Tensor) -> _Moments:
-        units, wide = rows.shape[1], wide_dtype(rows.device)
-        infinite = rows.new_full((units,), float("inf"), dtype=wide)
-        zero = rows.new_zeros(units, dtype=wide)
-        return cls(zero, rows.new_zeros((units, units), dtype=wide), -infinite, infinite)
-
-    def add(self, rows: Tensor) -> None:
-        count = len(rows)
-        mean = rows.mean(0)
-        centred = rows - mean
-        shift = mean - self.mean
-        total = self.count + count
-        self.scatter.addmm_(centred.T, centred).addr_(shift, shift, alpha=self.count * count / total)
-        self.mean += shift * (count / total)
-        self.highest = torch.maximum(self.highest, rows.amax(0))
-        self.lowest = torch.minimum(self.lowest, rows.amin(0))
-        self.count = total
-
-    def over_processes(self) -> _Moments:
-        """Those of all processes' samples, the same everywhere."""
-        count = int(sum_over_processes(torch.tensor([self.count], device=self.mean.device)))
-        if count == 0:
-            raise ValueError("a layer has 0 samples in the whole data set: it is padding only, or there was no batch")
-        mean = sum_over_processes(self.mean * self.count) / count
-        shift = self.mean - mean
-        scatter = sum_over_processes(torch.addr(self.scatter, shift, shift, alpha=float(self.count)))
-        return _Moments(mean, scatter, max_over_processes(self.highest), -max_over_processes(-self.lowest), count)
 
 
 class DiagnosticsMeter:
@@ -88,7 +43,7 @@ class DiagnosticsMeter:
         self._at_training = DiversityMeter(matrix, given.get)
         self._scales: dict[str, float] = {}
         self._normalised = DiversityMeter(matrix, self._scales.get)
-        self._moments: dict[str, _Moments] = {}
+        self._moments: dict[str, Moments] = {}
         self._distances: dict[str, QuantileMeter] = {}
         self._exact_samples = exact_samples
 
@@ -108,7 +63,7 @@ class DiagnosticsMeter:
         self._at_training.update({name: values for name, values in rows.items() if name in self._given})
         for name, values in rows.items():
             if name not in self._moments:
-                self._moments[name] = _Moments.of_no_sample(values)
+                self._moments[name] = Moments.of_no_sample(values)
                 self._distances[name] = QuantileMeter(self._exact_samples)
             with torch.autocast(values.device.type, enabled=False):
                 if len(values):
@@ -140,43 +95,13 @@ class DiagnosticsMeter:
         normalised, at_training = self._normalised.compute(), self._at_training.compute()
         found = {}
         for name, moments in self._moments.items():
-            whole = moments.over_processes()
-            scaled = normalised[name]
-            own = at_training.get(name, scaled)
-            covariance = whole.scatter / whole.count
-            second = torch.addr(covariance, whole.mean, whole.mean)
-            constant = whole.highest == whole.lowest
-            correlation = correlation_from_covariance(covariance, constant)
-            centred, uncentred = symmetric_eigenvalues(covariance), symmetric_eigenvalues(second)
-            found[name] = LayerDiagnostics(
-                num_samples=whole.count,
-                num_units=len(whole.mean),
-                gamma=_gamma(own.gamma),
-                mean_similarity=own.mean_similarity,
-                normalised_gamma=_gamma(scaled.gamma),
-                mean_similarity_normalised=scaled.mean_similarity,
-                mean_absolute_correlation=mean_absolute_correlation(correlation),
-                activation_norm=float(second.trace()),
-                largest_activation=float(torch.maximum(whole.highest.abs(), whole.lowest.abs()).max()),
-                smallest_activation=float(whole.lowest.min()),
-                constant_units=constant.cpu(),
-                never_positive_units=(whole.highest <= 0).cpu(),
-                effective_rank=effective_rank(centred),
-                effective_rank_uncentred=effective_rank(uncentred),
-                participation_ratio=participation_ratio(centred),
-                participation_ratio_uncentred=participation_ratio(uncentred),
-                spectrum_slope=spectrum_slope(centred),
-                eigenvalues=centred.cpu(),
-                similarity=own.similarity.cpu(),
-                correlation=correlation.cpu(),
-                distance_quantiles=self._distances[name].compute(device=whole.mean.device),
+            found[name] = describe(
+                moments.over_processes(),
+                at_training.get(name, normalised[name]),
+                normalised[name],
+                self._distances[name].compute(device=moments.mean.device),
             )
         return found
-
-
-def _gamma(value: float | None) -> float:
-    assert value is not None  # both meters measure a similarity
-    return value
 
 
 def measure_diagnostics(

@@ -56,8 +56,12 @@ def correlation_matrix(activations: Tensor) -> Tensor:
 
 
 def correlation_from_covariance(covariance: Tensor, constant: Tensor) -> Tensor:
-    """Correlation from a covariance of any scale (D, D); NaN for the constant units (D,)."""
+    """Correlation from a covariance of any scale (D, D); NaN for the constant units (D,).
+
+    A unit whose variance is 0 in float64 (it varies by less than 1e-154) counts as constant too.
+    """
     deviation = covariance.diagonal().sqrt()
+    constant = constant | (deviation == 0)
     correlation = (covariance / deviation[:, None] / deviation).clamp(-1, 1)
     correlation[constant] = math.nan
     correlation[:, constant] = math.nan

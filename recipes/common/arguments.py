@@ -196,11 +196,13 @@ def parse_arguments(
     parser = HfArgumentParser(types, allow_abbrev=False, description=description, usage=usage)
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of the arguments below")
     known = sorted({action.dest for action in parser._actions} - {"help", "config"})
+    words, nulls = _without_nulls(words, known)
     given, unknown = parser.parse_known_args(words)
     if unknown:
         parser.error(_unknown("argument", unknown[0], known))
     if given.config is not None:
-        words = _read_config(given.config, known, parser) + words
+        words = _read_config(given.config, known, nulls, parser) + words
+    parser.set_defaults(**dict.fromkeys(nulls))
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started > 1 and not torch.accelerator.is_available():
         # accelerate's launcher forgets `use_cpu: true` when it starts several processes, and each would then train by
@@ -216,13 +218,35 @@ def parse_arguments(
     return tuple(parsed)
 
 
-def _read_config(path: Path, known: list[str], parser: HfArgumentParser) -> list[str]:
+def _without_nulls(words: list[str], known: list[str]) -> tuple[list[str], set[str]]:
+    """Take `--key null` and `--key=null` out of the words, as no word stands for the value None; and their keys."""
+    kept: list[str] = []
+    nulls: set[str] = set()
+    position = 0
+    while position < len(words):
+        word, *after = words[position : position + 2]
+        key, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or key not in known:
+            kept.append(word)
+        elif value == "null" or (not equals and after == ["null"]):
+            nulls.add(key)
+            position += not equals
+        else:
+            nulls.discard(key)  # typed again
+            kept.append(word)
+        position += 1
+    return kept, nulls
+
+
+def _read_config(path: Path, known: list[str], nulls: set[str], parser: HfArgumentParser) -> list[str]:
     words = []
     for key, value in _read_values(path, parser).items():
         if key not in known:
             parser.error(f"--config {path}: " + _unknown("key", str(key), known))
+        if key in nulls:
+            continue  # `--key null` on the command line wins
         if value is None:
-            # `key: null` is the only value that cannot be typed as a word.
+            # No word stands for None.
             parser.set_defaults(**{key: None})
         elif isinstance(value, list):
             words += [f"--{key}", *map(str, value)]
@@ -260,9 +284,9 @@ def _mapping(name: str, value: dict | str | None) -> dict:
         return {}
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{name} is {value!r}: not JSON ({error}); type --{name} '{{\"in_chans\": 1}}'") from None
+            value = yaml.safe_load(value)  # JSON as well, which is YAML
+        except yaml.YAMLError as error:
+            raise ValueError(f"{name} is {value!r}: not YAML ({error}); type --{name} '{{in_chans: 1}}'") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{name} is {value!r}: it must be a mapping; type --{name} '{{\"in_chans\": 1}}'")
+        raise ValueError(f"{name} is {value!r}: it must be a mapping; type --{name} '{{in_chans: 1}}'")
     return value
