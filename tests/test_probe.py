@@ -251,16 +251,31 @@ def test_words_follow_the_numbers():
     assert findings.near_copies(layer(torch.ones(800, 16)).correlation) == 0
 
 
-def test_few_samples_and_dead_units_are_said(tmp_path):
+def test_few_samples_and_dead_units_are_said():
     rows = torch.rand(30, 16)
     rows[:, :4] = 0.0
-    said = findings._of_layer("fc", layer(rows), layer(rows * 2))
-    texts = " ".join(finding.text for finding in said)
-    assert "4 of 16 units (25%) are dead" in texts and "Few samples: 30 for 16 units" in texts
+    said = findings._of_layers({"fc": {"train": layer(rows), "test": layer(rows * 2)}})
+    texts = " ".join(f"{finding.about}: {finding.text}" for finding in said)
+    assert "4 of 16 units (25%) are dead" in texts and "Few samples: fc gave fewer than 5 samples" in texts
     assert re.search(r"mean squared norm .* \(\+300 %\)", texts) and "effective rank" in texts
-    assert (
-        next(finding for finding in said if "dead" in finding.text and "one value" in finding.text).level == "warning"
-    )
+    assert next(finding for finding in said if "one value" in finding.text).level == "warning"
+    assert "never above 0" not in texts, "they are dead, and said to be"
+
+
+def test_units_that_a_relu_would_kill_are_said():
+    rows = torch.randn(400, 8)
+    rows[:, 0] = -rows[:, 0].abs() - 0.1
+    said = findings._of_layers({"fc": {"train": layer(rows), "test": layer(rows)}})
+    assert any("1 of 8 units (12%) are never above 0" in finding.text for finding in said)
+
+
+def test_many_diverse_layers_are_named_together_and_a_redundant_one_by_itself():
+    rows = torch.randn(400, 8)
+    many = {f"block.{i}": {"train": layer(rows), "test": layer(rows)} for i in range(8)}
+    copied = layer(rows[:, :1].expand(400, 8) * 1.0)
+    said = findings._of_layers({**many, "copies": {"train": copied, "test": copied}})
+    assert [finding.about for finding in said] == ["copies", "8 of 9 layers are diverse"]
+    assert "block.5 and 2 more" in said[1].text and (said[0].level, said[1].level) == ("warning", "good")
 
 
 # ---- what goes wrong

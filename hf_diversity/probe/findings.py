@@ -20,6 +20,7 @@ COPY_CORRELATION = 0.95  # two units with such a |correlation| are near copies
 MANY_COPIES, MANY_DEAD = 0.1, 0.05  # shares of the units
 LARGE_CHANGE = 0.15  # relative, between train and test
 SURE_GAP = 2.0  # standard errors
+_MANY = 4  # diverse layers, from which on they are named together
 SAMPLES_PER_UNIT = 5  # below it, ranks and correlations are those of the sample
 
 THRESHOLDS = {
@@ -89,9 +90,7 @@ def findings(models: Sequence[ModelReport]) -> list[Finding]:
     """All that is to be said, the most important first within each model."""
     said = []
     for model in models:
-        own = [*_of_scores(model)]
-        for name, layer in model.layers.items():
-            own += _of_layer(name, layer["train"], layer["test"])
+        own = [*_of_scores(model), *_of_layers(model.layers)]
         said += [Finding(f.level, f.about, f.text, model.name) for f in own]
     return [*_of_comparison(models), *said] if len(models) > 1 else said
 
@@ -153,15 +152,33 @@ def _gap_is_clear(model: ModelReport) -> bool:
     return gap > SURE_GAP * _gap_error(model)
 
 
-def _of_layer(name: str, train: LayerDiagnostics, test: LayerDiagnostics) -> list[Finding]:
-    said = [_redundancy(name, train), *_dead(name, train), *_train_test(name, train, test)]
-    fewest = min(train.num_samples, test.num_samples)
-    if fewest < SAMPLES_PER_UNIT * train.num_units:
+def _of_layers(layers: Mapping[str, Mapping[str, LayerDiagnostics]]) -> list[Finding]:
+    """Each layer that asks for a look by itself; what many have in common once."""
+    train = {name: by_role["train"] for name, by_role in layers.items()}
+    diverse = [name for name, layer in train.items() if redundancy_word(layer) == "diverse"]
+    alone = [name for name in train if name not in diverse or len(diverse) < _MANY]
+    said = [_redundancy(name, train[name]) for name in alone]
+    if len(diverse) >= _MANY:
+        shares = [rank_share(train[name]) for name in diverse]
+        correlations = [train[name].mean_absolute_correlation for name in diverse]
         text = (
-            f"Few samples: {fewest:,} for {train.num_units:,} units. Ranks come out too low and correlations too "
-            "high, on both splits; raise --max-examples to see."
+            f"{_list(diverse)}: the effective rank is {min(shares):.0%} to {max(shares):.0%} of what is possible, the "
+            f"mean |correlation| of two units {min(correlations):.2f} to {max(correlations):.2f}."
         )
-        said.append(Finding("note", name, text))
+        said.append(Finding("good", f"{len(diverse)} of {len(train)} layers are diverse", text))
+    for name, by_role in layers.items():
+        said += [*_dead(name, by_role["train"]), *_train_test(name, by_role["train"], by_role["test"])]
+    few = [
+        name
+        for name, by_role in layers.items()
+        if min(layer.num_samples for layer in by_role.values()) < SAMPLES_PER_UNIT * by_role["train"].num_units
+    ]
+    if few:
+        text = (
+            f"{_list(few)} gave fewer than {SAMPLES_PER_UNIT} samples for each unit. Ranks come out too low and "
+            "correlations too high, on both splits; raise --max-examples to see."
+        )
+        said.append(Finding("note", "Few samples", text))
     return said
 
 
@@ -187,8 +204,10 @@ def _dead(name: str, layer: LayerDiagnostics) -> list[Finding]:
         level = "warning" if constant / layer.num_units >= MANY_DEAD else "note"
         text = f"{_count(constant, layer.num_units)} are dead: one value over all training examples."
         said.append(Finding(level, name, text))
-    if silent > constant:
-        text = f"{_count(silent, layer.num_units)} are never above 0 on the training examples."
+    if (silent - constant) / layer.num_units >= MANY_DEAD:
+        text = (
+            f"{_count(silent, layer.num_units)} are never above 0 on the training examples: dead, if a ReLU follows."
+        )
         said.append(Finding("note", name, text))
     return said
 
@@ -252,6 +271,10 @@ def _verdict(a: LayerDiagnostics, b: LayerDiagnostics, other: ModelReport, first
 
 def _count(count: int, total: int) -> str:
     return "no units" if count == 0 else f"{count:,} of {total:,} units ({count / total:.0%})"
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
 def _share(flags: torch.Tensor) -> float:
