@@ -87,7 +87,18 @@ def test_diversity_by_hand():
         assert with_q.value - bound.value == pytest.approx(0.25 * (4.5 - 0.5 * (r + 1) ** 2), rel=1e-6)
 
 
-def test_the_first_term_of_the_networks_in_the_readme():
+def test_an_extremely_small_delta_by_hand():
+    """delta = 2/e^200 makes s = 1: of (B0 - B) s = 1 half of the complexity, 0.8, pays all but 0.2, if Q < 1."""
+    diverse = replace(ONES, d_min=math.sqrt(0.5), probability=0.75)
+    options = {"delta": 2 * math.exp(-200), "constant": "bhatia_davis", "contraction": "one_sided"}
+    bound = theory.hinge_loss_bound(diverse, **options)
+    assert bound.complexity == pytest.approx(1.6) and bound.correction == pytest.approx(0.25, rel=1e-6)
+    assert bound.confidence == pytest.approx(2 * 2 + 0.2, rel=1e-6)
+    certain = theory.hinge_loss_bound(replace(diverse, probability=1.0), **options)
+    assert certain.confidence == pytest.approx(2 * 2, rel=1e-6)
+
+
+def test_the_first_term_of_all_constants_one():
     """All constants 1, M = 64, N = 50,000: the first term of the squared loss is about 300."""
     bound = theory.squared_loss_bound(replace(ONES, num_units=64, num_samples=50_000), 1.0)
     assert bound.complexity == pytest.approx(8 * 65 * 2 * 64 / math.sqrt(50_000)) and 297 < bound.complexity < 298
