@@ -144,12 +144,13 @@ def test_labels_that_do_not_fit_are_said_and_layers_measured_all_the_same(tmp_pa
 
 
 def test_all_layers_and_those_left_out(folder, tmp_path):
-    settings = ProbeSettings(dataset="embedded", layers=("timm_model.layer1.**", "timm_model.fc"), **SMALL)
+    settings = ProbeSettings(dataset="embedded", layers=("timm_model.layer1.**", "timm_model.f?"), **SMALL)
     found = probe(str(folder), settings, tmp_path / "out", progress=False)
     [model] = found.models
-    assert {"timm_model.layer1.0", "timm_model.layer1.0.conv1", "timm_model.fc"} <= set(model.layers)
+    assert {"timm_model.layer1.0", "timm_model.layer1.0.conv1"} <= set(model.layers)
     assert len(model.layers) > 5 and all(set(by_role) == {"train", "test"} for by_role in model.layers.values())
-    assert set(model.left_out) and not set(model.left_out) & set(model.layers)
+    assert not set(model.left_out) & set(model.layers)
+    assert "output head" in model.left_out["timm_model.fc"], "found by a pattern; by name it would be measured"
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("<details open") == 0, "many layers are folded"
     assert "At a glance" in page and "mean_similarity_normalised.png" in str(found.to_dict()["figures"])
@@ -182,6 +183,7 @@ def test_compared_models_see_the_same_and_share_the_gamma_of_training(folder, tm
     assert means[0] != means[1]
     compared = [f for f in found.findings if f.model == "mine (2)" and "against" in f.text]
     assert len(compared) == 2, "the layer and the accuracy"
+    assert f"At the same gamma, 3, the similarity is {means[1]:.3f} against {means[0]:.3f}" in compared[0].text
     twins = probe([str(folder), str(folder)], settings, progress=False)
     first, second = (model.layers["timm_model.fc"]["test"] for model in twins.models)
     assert torch.equal(first.similarity, second.similarity) and "do not agree" in twins.findings[0].text
@@ -338,3 +340,8 @@ def test_only_an_earlier_report_is_replaced(report, folder, tmp_path, capsys):
         "hf-diversity probe mine --dataset embedded --max-examples 20 --out again"
         in (json.loads((out / "report.json").read_text())["how"]["command"])
     )
+
+
+def test_an_output_head_is_measured_where_it_is_named(folder):
+    found = probe(str(folder), ProbeSettings(dataset="embedded", layers=("timm_model.fc",), **SMALL), progress=False)
+    assert found.models[0].layers["timm_model.fc"]["train"].num_units == 10

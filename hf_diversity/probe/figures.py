@@ -90,7 +90,8 @@ def _planned(models: Sequence[ModelReport]) -> list[_Planned]:
                     functools.partial(plots.redundancy, by_series, quantity),
                 )
             )  # fmt: skip
-        first = {layer: models[0].layers[layer]["train"] for layer in layers}
+    first = {layer: models[0].layers[layer]["train"] for layer in layers}
+    if len(layers) > 1 and any(_has_dead_units(diagnostics) for diagnostics in first.values()):
         planned.append(
             (
                 "dead_units.png", "", f"Dead units of every layer over the training examples, {models[0].name}.",
@@ -134,7 +135,7 @@ def _of_layer(models: Sequence[ModelReport], layer: str) -> list[_Planned]:
             lambda: plots.distance_curves(series),
         ),
     ]  # fmt: skip
-    if any(d.constant_units.any() or d.never_positive_units.any() for d in series.values()):
+    if any(_has_dead_units(diagnostics) for diagnostics in series.values()):
         planned.append(
             (
                 f"{stem}-dead.png", layer,
@@ -143,6 +144,10 @@ def _of_layer(models: Sequence[ModelReport], layer: str) -> list[_Planned]:
             )
         )  # fmt: skip
     return planned
+
+
+def _has_dead_units(layer: LayerDiagnostics) -> bool:
+    return bool((layer.constant_units | layer.never_positive_units).any())
 
 
 def _bound_caption(series: dict[str, LayerDiagnostics]) -> str:

@@ -233,7 +233,7 @@ def _of_comparison(models: Sequence[ModelReport]) -> list[Finding]:
                 f"{a.effective_rank:.1f} of {a.num_units} in {first.name}, the mean |correlation| "
                 f"{b.mean_absolute_correlation:.3f} against {a.mean_absolute_correlation:.3f}, the scale-free "
                 f"similarity {b.mean_similarity_normalised:.3f} against {a.mean_similarity_normalised:.3f}. "
-                f"{_verdict(a, b, other, first)}"
+                f"{_verdict(a, b, other, first)}{_at_one_gamma(a, b)}"
             )
             said.append(Finding("note", name, text, other.name))
         if first.scores and other.scores:
@@ -251,6 +251,13 @@ def _of_comparison(models: Sequence[ModelReport]) -> list[Finding]:
                 )
             )  # fmt: skip
     return said
+
+
+def _at_one_gamma(a: LayerDiagnostics, b: LayerDiagnostics) -> str:
+    """What the regulariser lowers, where both were measured at one gamma."""
+    if a.gamma != b.gamma:
+        return ""
+    return f" At the same gamma, {a.gamma:.4g}, the similarity is {b.mean_similarity:.3f} against {a.mean_similarity:.3f}."
 
 
 def _verdict(a: LayerDiagnostics, b: LayerDiagnostics, other: ModelReport, first: ModelReport) -> str:

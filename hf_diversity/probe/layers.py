@@ -45,6 +45,7 @@ def choose_layers(
         _check_memory(rows)
         return diversity, rows, {}
     outputs = {row.name: row for row in found.rows if not row.default}
+    heads = {row.name for row in found.rows if row.default and row.point == "input"}
     rows, left_out = [], {}
     for pattern in diversity.layers:
         is_pattern = "*" in pattern or "?" in pattern
@@ -52,7 +53,7 @@ def choose_layers(
             if not target.name:  # the whole model, whose output is no hidden layer
                 continue
             row = outputs.get(target.name)
-            problem = _problem(row, is_pattern)
+            problem = _problem(row, is_pattern, target.name in heads)
             if row is not None and not problem:
                 if row not in rows:
                     rows.append(row)
@@ -69,11 +70,13 @@ def choose_layers(
     return replace(diversity, layers=names), rows, {n: why for n, why in left_out.items() if n and n not in names}
 
 
-def _problem(row: LayerRow | None, is_pattern: bool) -> str:
+def _problem(row: LayerRow | None, is_pattern: bool, is_head: bool) -> str:
     if row is None:
         return "it does not run in a forward pass"
     if row.units is None:
         return row.problem
+    if is_pattern and is_head:
+        return "it is the output head, whose units are what the model says; name it to measure it all the same"
     if is_pattern and row.kind in NO_ACTIVATIONS_OF_THEIR_OWN:
         return "it gives what it receives"
     if is_pattern and row.units > _MOST_UNITS:
