@@ -257,7 +257,8 @@ def _at_one_gamma(a: LayerDiagnostics, b: LayerDiagnostics) -> str:
     """What the regulariser lowers, where both were measured at one gamma."""
     if a.gamma != b.gamma:
         return ""
-    return f" At the same gamma, {a.gamma:.4g}, the similarity is {b.mean_similarity:.3f} against {a.mean_similarity:.3f}."
+    values = f"{b.mean_similarity:.3f} against {a.mean_similarity:.3f}"
+    return f" At the same gamma, {a.gamma:.4g}, the similarity is {values}."
 
 
 def _verdict(a: LayerDiagnostics, b: LayerDiagnostics, other: ModelReport, first: ModelReport) -> str:
