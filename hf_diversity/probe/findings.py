@@ -131,9 +131,10 @@ def _of_scores(model: ModelReport) -> list[Finding]:
     gap = generalization_gaps(train, test)
     error = _gap_error(model)
     clear = _gap_is_clear(model)
+    what = "next tokens" if model.scores_tokens else "examples"
     doubt = "" if clear else " That is within two standard errors: no gap can be told from so few examples."
     text = (
-        f"{train['accuracy']:.1%} of the training and {test['accuracy']:.1%} of the test examples are right: a gap of "
+        f"{train['accuracy']:.1%} of the training and {test['accuracy']:.1%} of the test {what} are right: a gap of "
         f"{100 * gap['accuracy']:+.1f} points (standard error {100 * error:.1f}); the loss is {train['loss']:.3f} and "
         f"{test['loss']:.3f}, a gap of {gap['loss']:+.3f}.{doubt}"
     )
