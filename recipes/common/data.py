@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,17 @@ SLICE = re.compile(r"(?P<name>.+)\[(?P<start>\d*%?):(?P<stop>\d*%?)\]")
 
 @dataclass
 class Split:
-    """Examples of one split, and their class indices (which label noise may have changed; all 0 without classes)."""
+    """Examples of one split.
+
+    Attributes:
+        examples: the rows.
+        labels: their class indices, which label noise may have changed; all 0 without classes.
+        made: inputs that were made of them, by what made them: several runs over one split make them once.
+    """
 
     examples: datasets.Dataset
     labels: np.ndarray
+    made: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         """Return the number of examples."""
