@@ -66,8 +66,10 @@ def show_status(options: argparse.Namespace) -> None:
 
 def write_report(options: argparse.Namespace) -> None:
     """Write the report of a study, finished or not."""
-    from studies.report import write
-
+    try:
+        from studies.report import write
+    except ImportError as error:
+        raise ValueError(f'{error}: the report needs more packages; type: pip install -e ".[recipes]"') from error
     print(write(options.folder, stored_study(options.folder), Ledger(options.folder).records()))
 
 
