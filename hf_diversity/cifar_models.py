@@ -1,4 +1,4 @@
-"""The CIFAR forms of ResNet-50, ResNeXt-29 and DenseNet-BC, made of timm's classes; importing registers them in timm.
+"""The CIFAR forms of ResNet-20, ResNet-50, ResNeXt-29 and DenseNet-BC, of timm's classes; importing registers them.
 
 For images of 32 x 32 pixels the stem is one 3 x 3 convolution without stride, and nothing is pooled before the first
 stage. timm has the same networks for ImageNet alone.
@@ -13,7 +13,7 @@ from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.densenet import DenseNet
-from timm.models.resnet import Bottleneck, ResNet
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
 
@@ -76,12 +76,20 @@ def _cfg(first_conv: str, classifier: str) -> dict[str, Any]:
 
 default_cfgs = generate_default_cfgs(
     {
+        "cifar_resnet20.untrained": _cfg("conv1", "fc"),
         "cifar_resnet50.untrained": _cfg("conv1", "fc"),
         "cifar_resnext29_8x16d.untrained": _cfg("conv1", "fc"),
         "cifar_densenet_bc_100_12.untrained": _cfg("features.conv0", "classifier"),
     }
 )
 ARCHITECTURES = tuple(default_cfgs)
+
+
+@register_model
+def cifar_resnet20(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
+    """ResNet-20 (3 stages of 3 basic blocks; 16, 32, 64 channels), but with timm's stem of 64 channels, not 16."""
+    arguments = {"block": BasicBlock, "layers": (3, 3, 3), "channels": (16, 32, 64), **kwargs}
+    return build_model_with_cfg(CifarResNet, "cifar_resnet20", pretrained, **arguments)
 
 
 @register_model

@@ -185,7 +185,10 @@ def test_a_missing_part_and_a_missing_file_are_named(tmp_path):
 
 def test_a_base_file_comes_first(tmp_path):
     write(tmp_path / "base.yaml", tiny())
-    path = write(tmp_path / "more.yaml", {"base": "base.yaml", "seeds": [5]})
-    study, values = read_study(path)
+    more = {"base": "base.yaml", "seeds": [5], "arguments": {"model": "x", "model_args": {"y": 2}}}
+    more["conditions"] = {"another": {}}
+    study, values = read_study(write(tmp_path / "more.yaml", more))
+    assert study.arguments == {**tiny()["arguments"], "model": "x", "model_args": {"in_chans": 1, "y": 2}}
+    assert list(study.conditions) == ["another"], "conditions are replaced"
     assert study.seeds == [5] and list(study.methods) == ["baseline", "direct"] and "base" not in values
     assert json.dumps(values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import operator
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -298,12 +299,17 @@ def _words(values: Mapping[str, Any], source: str, parser: HfArgumentParser) -> 
     return words
 
 
-def read_values(path: Path, fail: Callable[[str], NoReturn]) -> dict[str, Any]:
+def read_values(
+    path: Path,
+    fail: Callable[[str], NoReturn],
+    combine: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]] = operator.or_,
+) -> dict[str, Any]:
     """Read the `key: value` lines of a YAML file, on top of those of its `base`, if it names one beside it.
 
     Args:
         path: the file.
         fail: called with a message if it is no such file.
+        combine: puts a file's own values on top of those of its base.
     """
     if not path.is_file():
         fail(f"--config {path}: no such file")
@@ -314,7 +320,7 @@ def read_values(path: Path, fail: Callable[[str], NoReturn]) -> dict[str, Any]:
     if not isinstance(values, dict):
         fail(f"--config {path}: holds {type(values).__name__}, must hold lines of `key: value`")
     base = values.pop("base", None)
-    return values if base is None else {**read_values(path.parent / base, fail), **values}
+    return values if base is None else combine(read_values(path.parent / base, fail, combine), values)
 
 
 def unknown_name(kind: str, name: str, known: Sequence[str]) -> str:

@@ -138,14 +138,21 @@ def merge(*parts: Mapping[str, Any]) -> dict[str, Any]:
 def read_study(path: Path) -> tuple[Study, dict[str, Any]]:
     """Read a configuration of a study.
 
+    What a file says takes the place of what its `base` says, key by key; `arguments` are added to those of the base.
+
     Returns:
         The study, and the values of the file with those of its `base`.
 
     Raises:
         ValueError: the file is not there or broken, or methods have budgets of unequal size; says where.
     """
-    values = read_values(path, _fail)
+    values = read_values(path, _fail, _on_top)
     return make_study(values, f"--config {path}"), values
+
+
+def _on_top(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Arguments are added to those of the base; everything else takes the place of its."""
+    return {**base, **own, "arguments": merge(base.get("arguments") or {}, own.get("arguments") or {})}
 
 
 def _fail(message: str) -> NoReturn:
