@@ -168,7 +168,7 @@ def test_every_configuration_is_understood_and_trains(config, tmp_path):
     assert found.reference == "baseline" and len(found.seeds) >= 5 and found.budget >= 4
     worker = Worker(found, Ledger(Path("unused")))
     for condition in found.conditions:
-        for run in found.tuning_runs(condition):
+        for run in found.tuning_runs(condition, {"baseline": 0}):
             worker._parse(run, Path("unused"))
     few = {"max_train_samples": 24, "max_validation_samples": 8, "max_steps": 2, "use_cpu": True}
     places = {"dataset": "embedded", "max_test_samples": 8}

@@ -16,6 +16,9 @@ def study_of(**changes):
     return make_study(tiny(**changes), "test")
 
 
+FIRST = {"baseline": 0}
+
+
 def record(run, accuracy=0.5, loss=1.0, status="done"):
     metrics = {"validation": {"accuracy": accuracy, "loss": loss}}
     return {"id": run.id, "status": status, "metrics": metrics if status == "done" else {}}
@@ -23,7 +26,7 @@ def record(run, accuracy=0.5, loss=1.0, status="done"):
 
 def test_every_method_and_seed_has_its_runs():
     study = study_of(seeds=[3, 4, 5], tuning_seeds=[7, 8], conditions={"few": {"max_train_samples": 32}, "all": {}})
-    tuning = [run for condition in study.conditions for run in study.tuning_runs(condition)]
+    tuning = [run for condition in study.conditions for run in study.tuning_runs(condition, {"baseline": 1})]
     final = [
         run for condition in study.conditions for run in study.final_runs(condition, {"baseline": 1, "direct": 0})
     ]
@@ -43,15 +46,24 @@ def test_every_method_and_seed_has_its_runs():
 
 def test_equal_runs_have_one_id_whatever_the_names_and_the_order_of_the_fields():
     one, two = study_of(), study_of(conditions={"another name": {}})
-    assert [run.id for run in one.tuning_runs("clean")] == [run.id for run in two.tuning_runs("another name")]
+    ids = [run.id for run in one.tuning_runs("clean", FIRST)]
+    assert ids == [run.id for run in two.tuning_runs("another name", FIRST)] and len(set(ids)) == 4
     arguments = dict(reversed(tiny()["arguments"].items()))
-    assert [r.id for r in study_of(arguments=arguments).tuning_runs("clean")] == [
-        r.id for r in one.tuning_runs("clean")
-    ]
-    other = {**arguments, "num_train_epochs": 3}
-    assert not {r.id for r in study_of(arguments=other).tuning_runs("clean")} & {
-        r.id for r in one.tuning_runs("clean")
-    }
+    assert [r.id for r in study_of(arguments=arguments).tuning_runs("clean", FIRST)] == ids
+    other = study_of(arguments={**arguments, "num_train_epochs": 3})
+    assert not {r.id for r in other.tuning_runs("clean", FIRST)} & set(ids)
+
+
+def test_settings_are_put_on_top_of_what_was_chosen_for_the_reference():
+    study = study_of()
+    assert {run.method for run in study.tuning_runs("clean", {})} == {"baseline"}
+    for place, rate in enumerate([1e-3, 3e-3]):
+        runs = [r for r in study.tuning_runs("clean", {"baseline": place}) if r.method == "direct"]
+        runs += [r for r in study.final_runs("clean", {"baseline": place, "direct": 1}) if r.method == "direct"]
+        assert len(runs) == 4 and {run.fields["learning_rate"] for run in runs} == {rate}
+        assert [run.fields["diversity_weight"] for run in runs] == [0.1, 1.0, 1.0, 1.0]
+    rates = {run.fields["learning_rate"] for run in study.tuning_runs("clean", FIRST) if run.method == "baseline"}
+    assert rates == {1e-3, 3e-3}, "the reference still has all of its own"
 
 
 def test_settings_are_a_list_times_a_grid():
@@ -87,33 +99,44 @@ def test_the_best_mean_on_validation_is_chosen(scores, by, bad):
     methods = {name: {"grid": {"learning_rate": [1, 2, 3]}} for name in "ab"}
     methods["b"]["arguments"] = {"weight_decay": 1}
     study = study_of(methods=methods, tuning_seeds=[7, 8], select_by=by)
-    runs = list(study.tuning_runs("clean"))
-    records = {}
-    for place, (run, (accuracy, loss)) in enumerate(zip(runs, scores, strict=True)):
-        status = "diverged" if place in bad else "done"
-        records[run.id] = record(run, accuracy / 4, loss / 2, status)
+
+    def values(run):
+        return scores[("ab".index(run.method) * 3 + run.setting) * 2 + run.seed - 7]
+
+    def is_bad(run):
+        return ("ab".index(run.method) * 3 + run.setting) * 2 + run.seed - 7 in bad
+
+    # Whatever is chosen for the reference, there are results for what is built on it
+    every = [run for first in range(3) for run in study.tuning_runs("clean", {"a": first})]
+    records = {
+        run.id: record(run, values(run)[0] / 4, values(run)[1] / 2, "diverged" if is_bad(run) else "done")
+        for run in every
+    }
     expected = {}
     for method in "ab":
         table = []
         for setting in range(3):
-            own = [place for place, r in enumerate(runs) if (r.method, r.setting) == (method, setting)]
-            if not set(own) & bad:
-                accuracy, loss = np.mean([(scores[p][0] / 4, scores[p][1] / 2) for p in own], axis=0)
+            own = [r for r in study.tuning_runs("clean", {"a": 0}) if (r.method, r.setting) == (method, setting)]
+            if not any(map(is_bad, own)):
+                accuracy, loss = np.mean([(values(r)[0] / 4, values(r)[1] / 2) for r in own], axis=0)
                 first, second = (-accuracy, loss) if by == "accuracy" else (loss, -accuracy)
                 table.append((first, second, setting))
         if table:
             expected[method] = sorted(table)[0][2]
+    if "a" not in expected:
+        expected = {}  # nothing to build on
     assert choose(study, "clean", records) == expected
 
 
 def test_the_choice_waits_for_the_last_run_and_does_not_see_the_test_set():
     study = study_of(tuning_seeds=[7, 8])
-    runs = list(study.tuning_runs("clean"))
+    runs = list(study.tuning_runs("clean", {"baseline": 1}))
     records = {run.id: record(run, accuracy=0.1 * run.setting) for run in runs}
-    last = next(run for run in reversed(runs) if run.method == "baseline")
-    without = {key: value for key, value in records.items() if key != last.id}
     assert choose(study, "clean", records) == {"baseline": 1, "direct": 1}
-    assert choose(study, "clean", without) == {"direct": 1}
+    for method, left in (("direct", {"baseline": 1}), ("baseline", {})):
+        last = next(run for run in reversed(runs) if run.method == method)
+        without = {key: value for key, value in records.items() if key != last.id}
+        assert choose(study, "clean", without) == left
     # Whatever a test metric might say, were there one
     poisoned = copy.deepcopy(records)
     for run in runs:
@@ -121,24 +144,36 @@ def test_the_choice_waits_for_the_last_run_and_does_not_see_the_test_set():
     assert choose(study, "clean", poisoned) == choose(study, "clean", records)
 
 
-def test_final_runs_come_when_their_method_is_tuned():
+def test_runs_come_when_what_they_depend_on_is_chosen():
     study = study_of()
-    runs = list(study.tuning_runs("clean"))
-    assert [run.id for run in open_runs(study, {})] == [run.id for run in runs]
-    done = {run.id: record(run) for run in runs if run.method == "direct"}
+
+    def kinds(runs):
+        return [(run.method, run.is_final) for run in runs]
+
+    done = {}
     waiting = open_runs(study, done)
-    assert [(r.method, r.is_final) for r in waiting] == [("baseline", False)] * 2 + [("direct", True)] * 2
+    assert kinds(waiting) == [("baseline", False)] * 2
     done |= {run.id: record(run) for run in waiting}
-    final = open_runs(study, done)
-    assert [(r.method, r.is_final) for r in final] == [("baseline", True)] * 2
-    assert open_runs(study, done | {run.id: record(run) for run in final}) == []
+    waiting = open_runs(study, done)
+    assert kinds(waiting) == [("direct", False)] * 2 + [("baseline", True)] * 2
+    done |= {run.id: record(run) for run in waiting}
+    waiting = open_runs(study, done)
+    assert kinds(waiting) == [("direct", True)] * 2
+    assert open_runs(study, done | {run.id: record(run) for run in waiting}) == []
 
 
 def test_a_method_whose_settings_all_diverged_has_no_final_run():
     study = study_of()
-    done = {run.id: record(run, status="diverged") for run in study.tuning_runs("clean") if run.method == "direct"}
-    done |= {run.id: record(run) for run in study.tuning_runs("clean") if run.method == "baseline"}
-    assert {run.method for run in open_runs(study, done)} == {"baseline"}
+    runs = list(study.tuning_runs("clean", FIRST))
+    done = {run.id: record(run, status="diverged" if run.method == "direct" else "done") for run in runs}
+    assert kinds_of(open_runs(study, done)) == {("baseline", True)}
+    # Nothing can be built on a reference without a choice
+    done = {run.id: record(run, status="diverged") for run in runs if run.method == "baseline"}
+    assert open_runs(study, done) == []
+
+
+def kinds_of(runs):
+    return {(run.method, run.is_final) for run in runs}
 
 
 def with_method(**method):

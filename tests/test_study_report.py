@@ -118,7 +118,7 @@ def filled(study, effect=0.03, diverged=(), skip=(), best=1):
     of_seed = {seed: generator.normal(scale=0.02) for seed in study.seeds}
     records = {}
     for condition in study.conditions:
-        for run in study.tuning_runs(condition):
+        for run in study.tuning_runs(condition, {study.reference: best}):
             values = {"accuracy": 0.7 + 0.01 * (run.setting == best), "loss": 0.5}
             records[run.id] = {
                 "id": run.id, "status": "done", "seconds": 2.0, "metrics": {"validation": values},

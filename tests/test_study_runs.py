@@ -112,7 +112,7 @@ def test_calibration_is_that_of_the_models_probabilities(tmp_path):
 def test_runs_that_settings_are_chosen_by_never_touch_the_test_set(tmp_path):
     study = make_study(tiny(), "test")
     worker = Worker(study, Ledger(tmp_path))
-    tuning = next(study.tuning_runs("clean"))
+    tuning = next(study.tuning_runs("clean", {}))
     final = next(study.final_runs("clean", {"baseline": 0}))
     prepare = worker.recipe.prepare
 
@@ -151,7 +151,7 @@ def test_a_run_that_diverges_is_a_result_and_goes_on_with_the_next(tmp_path):
 def test_a_regulariser_that_is_not_finite_is_a_result_too(tmp_path):
     methods = {"direct": {"settings": [{"measure": "direct", "diversity_weight": 1, "learning_rate": 1e30}]}}
     study = make_study(tiny(methods=methods), "test")
-    record = Worker(study, Ledger(tmp_path)).execute(next(study.tuning_runs("clean")), tmp_path / "run")
+    record = Worker(study, Ledger(tmp_path)).execute(next(study.tuning_runs("clean", {})), tmp_path / "run")
     assert record["status"] == "diverged" and "not finite" in record["error"]
 
 

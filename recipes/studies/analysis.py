@@ -99,7 +99,7 @@ def _analyse_condition(study: Study, condition: str, records: Mapping[str, Recor
     for run in study.final_runs(condition, chosen):
         if run.id in records:
             finals.setdefault(run.method, {})[run.seed] = records[run.id]
-    scores = _scores(study, condition, records)
+    scores = _scores(study, condition, chosen, records)
     by_seed = {method: _values(found) for method, found in finals.items()}
     results = {}
     for method, found in finals.items():
@@ -145,9 +145,11 @@ def _differences(
     }
 
 
-def _scores(study: Study, condition: str, records: Mapping[str, Record]) -> dict[str, list[float | None]]:
+def _scores(
+    study: Study, condition: str, chosen: Mapping[str, int], records: Mapping[str, Record]
+) -> dict[str, list[float | None]]:
     gathered: dict[str, list[list[float]]] = {m: [[] for _ in settings] for m, settings in study.methods.items()}
-    for run in study.tuning_runs(condition):
+    for run in study.tuning_runs(condition, chosen):
         record = records.get(run.id)
         if record is not None and record["status"] == "done":
             gathered[run.method][run.setting].append(record["metrics"]["validation"][study.select_by])

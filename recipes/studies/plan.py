@@ -79,7 +79,8 @@ class Study:
         tuning_seeds: of the runs that settings are chosen by; others than those of the final runs.
         arguments: of the recipe, for all runs.
         conditions: arguments by name, for example of the number of training examples or the label noise.
-        methods: settings by name; the first is the reference that the others are compared with.
+        methods: settings by name; the first is the reference that the others are compared with. Theirs are put on top
+            of its chosen setting: at a learning rate of its own, even a method that does nothing would change the gap.
     """
 
     recipe: str
@@ -105,20 +106,29 @@ class Study:
         """Number of runs."""
         return len(self.conditions) * len(self.methods) * (self.budget * len(self.tuning_seeds) + len(self.seeds))
 
-    def tuning_runs(self, condition: str) -> Iterator[Run]:
-        """All runs that settings are chosen by, seed by seed, so that runs on the same data follow one another."""
-        for seed, (method, settings) in itertools.product(self.tuning_seeds, self.methods.items()):
-            for setting in range(len(settings)):
-                yield self._run(condition, method, setting, seed, is_final=False)
+    def tuning_runs(self, condition: str, chosen: Mapping[str, int]) -> Iterator[Run]:
+        """The runs that settings are chosen by: the reference's, and, once `chosen` holds its setting, all others'.
+
+        Seed by seed, so that runs on the same data follow one another.
+        """
+        methods = self.methods if self.reference in chosen else [self.reference]
+        for seed, method in itertools.product(self.tuning_seeds, methods):
+            for setting in range(self.budget):
+                yield self._run(condition, method, setting, seed, chosen, is_final=False)
 
     def final_runs(self, condition: str, chosen: Mapping[str, int]) -> Iterator[Run]:
         """The final runs of the methods in `chosen`, with the setting chosen for each."""
         for seed, method in itertools.product(self.seeds, self.methods):
             if method in chosen:
-                yield self._run(condition, method, chosen[method], seed, is_final=True)
+                yield self._run(condition, method, chosen[method], seed, chosen, is_final=True)
 
-    def _run(self, condition: str, method: str, setting: int, seed: int, is_final: bool) -> Run:
-        fields = merge(DEFAULTS, self.arguments, self.conditions[condition], self.methods[method][setting])
+    def _run(
+        self, condition: str, method: str, setting: int, seed: int, chosen: Mapping[str, int], is_final: bool
+    ) -> Run:
+        parts = [DEFAULTS, self.arguments, self.conditions[condition]]
+        if method != self.reference:
+            parts.append(self.methods[self.reference][chosen[self.reference]])
+        fields = merge(*parts, self.methods[method][setting])
         fields |= {"keep_files": False, "figures": False, "evaluate_test": is_final, **dict.fromkeys(SEEDS, seed)}
         if not is_final:
             fields |= {"measure_similarity": False, "diagnostics": False}
@@ -242,7 +252,7 @@ def varied_fields(settings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
 
 
 def choose(study: Study, condition: str, records: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
-    """Choose the setting of each method whose tuning runs are all done.
+    """Choose the setting of each method whose tuning runs are all done, the reference first.
 
     The best mean over the tuning seeds on the validation set counts; equal means are told apart by the other metric,
     then by the order in the configuration. A setting that diverged with a seed is not chosen. No test result can play
@@ -256,23 +266,31 @@ def choose(study: Study, condition: str, records: Mapping[str, Mapping[str, Any]
     Returns:
         Place of the setting by method, without methods that are not tuned yet or whose settings all diverged.
     """
-    scores: dict[str, dict[int, list[tuple[float, float]]]] = {}
-    complete = dict.fromkeys(study.methods, True)
-    for run in study.tuning_runs(condition):
-        record = records.get(run.id)
-        complete[run.method] &= record is not None
-        if record is not None:
-            scores.setdefault(run.method, {}).setdefault(run.setting, []).append(_score(record, study.select_by))
-    chosen = {}
-    for method, by_setting in scores.items():
-        means = {
-            setting: tuple(math.fsum(column) / len(column) for column in zip(*found, strict=True))
-            for setting, found in by_setting.items()
-        }
-        best = max(means, key=lambda setting: (means[setting], -setting))
-        if complete[method] and math.isfinite(means[best][0]):
-            chosen[method] = best
+    chosen: dict[str, int] = {}
+    for _ in ("the reference", "what is built on its choice"):
+        by_method: dict[str, list[Run]] = {}
+        for run in study.tuning_runs(condition, chosen):
+            by_method.setdefault(run.method, []).append(run)
+        for method, runs in by_method.items():
+            best = _best(runs, records, study.select_by)
+            if best is not None:
+                chosen[method] = best
     return chosen
+
+
+def _best(runs: Sequence[Run], records: Mapping[str, Mapping[str, Any]], select_by: str) -> int | None:
+    """The best setting of one method; None as long as a run is missing, or if all settings diverged."""
+    if any(run.id not in records for run in runs):
+        return None
+    scores: dict[int, list[tuple[float, float]]] = {}
+    for run in runs:
+        scores.setdefault(run.setting, []).append(_score(records[run.id], select_by))
+    means = {
+        setting: tuple(math.fsum(column) / len(column) for column in zip(*found, strict=True))
+        for setting, found in scores.items()
+    }
+    best = max(means, key=lambda setting: (means[setting], -setting))
+    return best if math.isfinite(means[best][0]) else None
 
 
 def _score(record: Mapping[str, Any], select_by: str) -> tuple[float, float]:
@@ -292,7 +310,8 @@ def open_runs(study: Study, records: Mapping[str, Mapping[str, Any]]) -> list[Ru
     """
     waiting = []
     for condition in study.conditions:
-        runs = [*study.tuning_runs(condition), *study.final_runs(condition, choose(study, condition, records))]
+        chosen = choose(study, condition, records)
+        runs = [*study.tuning_runs(condition, chosen), *study.final_runs(condition, chosen)]
         waiting += [run for run in runs if run.id not in records]
     return waiting
 

@@ -33,7 +33,7 @@ def time_left(study: Study, records: Mapping[str, Mapping[str, Any]], launches: 
 
 def _done(study: Study, condition: str, records: Mapping[str, Mapping[str, Any]], is_final: bool) -> dict[str, list]:
     """Seconds of the finished runs, by method."""
-    runs = study.final_runs(condition, choose(study, condition, records)) if is_final else study.tuning_runs(condition)
+    runs = (study.final_runs if is_final else study.tuning_runs)(condition, choose(study, condition, records))
     found: dict[str, list[float]] = {method: [] for method in study.methods}
     for run in runs:
         if run.id in records:

@@ -24,14 +24,16 @@ CLEAR = 0.05
 
 READING = """
 - A setting is chosen by the mean {select_by} on the validation set over the tuning seeds {tuning_seeds}; every method
-  had {budget} settings to choose from. The runs that settings are chosen by never evaluate the test set. It was
-  evaluated once for each method and seed, with the chosen setting and with seeds that no choice has seen.
+  had {budget} settings to choose from, those of the others on top of what was chosen for {reference}. The runs that
+  settings are chosen by never evaluate the test set. It was evaluated once for each method and seed, with the chosen
+  setting and with seeds that no choice has seen.
 - The runs of a seed share training examples, label noise, validation examples, first weights and the order of the
   batches, whatever the method. So differences are taken seed by seed. As a seed also draws the examples, the intervals
   hold for other samples of this data set, not for other data.
 - Brackets hold 95 % t intervals, not corrected. p is that of the two-sided paired t test, corrected (Holm) for all
   comparisons of that measure in this study ({comparisons}). A star marks corrected p < {clear:g}. "Not clearly" does
   not mean equal: the interval says what is still possible. Bootstrap intervals are too narrow with few seeds.
+- A smaller gap is no gain by itself: a worse fit makes one too. Read it beside the training and test columns.
 - Training accuracy and loss are those of the labels that were trained on, with their noise, in evaluation mode.
 - Test loss is the mean negative log-likelihood; the calibration error is the expected one over 15 bins (Guo et al.,
   2017).
@@ -104,6 +106,7 @@ def _page(
         select_by=study.select_by,
         tuning_seeds=", ".join(map(str, study.tuning_seeds)),
         budget=study.budget,
+        reference=study.reference,
         comparisons=comparisons,
         clear=CLEAR,
     ).rstrip()

@@ -68,7 +68,7 @@ class Worker:
         """
         for condition in self.study.conditions:
             built = set()
-            for run in self.study.tuning_runs(condition):
+            for run in self.study.tuning_runs(condition, {self.study.reference: 0}):
                 if run.seed != self.study.tuning_seeds[0]:
                     break
                 arguments = self._parse(run, Path("."))
