@@ -7,13 +7,14 @@ import difflib
 import functools
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from .frames import FrameCounter
 from .replicas import merge_replicas
 
 
@@ -23,7 +24,8 @@ class LayerTarget:
 
     `stand_in` is a module whose output is that input. It is taken where the head did not run: kernels that fuse a
     language model's head with its loss (TRL, Liger) read the head's weight and never call it.
-    `prefix_tokens` of its positions (a ViT's class and register tokens) are not taken as samples.
+    `prefix_tokens` of its positions (a ViT's class and register tokens) are not taken as samples. `frames` tells how
+    many positions a speech model makes of so many samples of sound, to which its attention mask belongs.
     """
 
     name: str
@@ -31,6 +33,7 @@ class LayerTarget:
     point: Literal["input", "output"] = "output"
     stand_in: nn.Module | None = None
     prefix_tokens: int = 0
+    frames: FrameCounter | None = field(default=None, compare=False)
 
     def describe(self) -> str:
         """Words for messages."""

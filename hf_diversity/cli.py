@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
-from . import cli_layers
+from . import cli_layers, cli_probe
 
 # Each has `add_parser(subparsers)`, whose parser sets `run`: called with the arguments, returns the exit status
-_COMMANDS = (cli_layers,)
+_COMMANDS = (cli_layers, cli_probe)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,7 +28,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_parser(subparsers)
     arguments = parser.parse_args(argv)
     try:
-        return arguments.run(arguments)
-    except (OSError, TypeError, ValueError, AssertionError) as error:  # timm asserts
+        status = arguments.run(arguments)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader, say `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (OSError, TypeError, ValueError, AssertionError, ImportError) as error:  # timm asserts
         print(f"hf-diversity: {error}", file=sys.stderr)
         return 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -15,7 +17,8 @@ from .config import SAMPLES, DiversityConfig
 from .inspection import Inspection, LayerRow, inspect_layers
 from .layers import glob_to_regex
 
-_NOTHING = {"Identity", "Dropout", "DropPath", "StochasticDepth"}  # give what they receive
+# They give what they receive
+NO_ACTIVATIONS_OF_THEIR_OWN = {"Identity", "Dropout", "DropPath", "StochasticDepth"}
 
 
 def add_parser(subparsers: Any) -> None:
@@ -67,14 +70,19 @@ def build_model(name: str, image_size: int | None = None) -> nn.Module:
             return timm.create_model(name, **size)
         except TypeError:  # convolutions take any size, and no argument
             return timm.create_model(name)
+    near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.8)
+    if near and "/" not in name and not Path(name).exists():  # the Hub need not be asked, nor waited for
+        raise ValueError(
+            f"{name!r} is no timm model; did you mean {', '.join(near)}? For one of the Hub type OWNER/{name}, for a "
+            f"folder ./{name}"
+        )
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
-        near = timm.list_models(f"*{name.split('/')[-1]}*")[:3]
         cause = str(error).strip().splitlines()[0]
         raise ValueError(
             f"{name!r} is no timm model, and no transformers configuration was found for it: {cause} Type a name from "
-            f"timm.list_models(){''.join(f', {n}' for n in near)}, a Hub id, or a folder with a config.json"
+            "timm.list_models(), a Hub id, or a folder with a config.json"
         ) from error
     if image_size is not None and hasattr(config, "image_size"):
         config.image_size = image_size
@@ -88,7 +96,7 @@ def table(name: str, inspection: Inspection, match: str | None = None) -> str:
     Raises:
         ValueError: `match` matches no module.
     """
-    rows = [row for row in inspection.rows if row.units is not None and row.kind not in _NOTHING]
+    rows = [row for row in inspection.rows if row.units is not None and row.kind not in NO_ACTIVATIONS_OF_THEIR_OWN]
     defaults = [row for row in inspection.rows if row.default and row.units is not None]
     hidden = len(inspection.rows) - len(rows)
     if match is not None:
@@ -106,7 +114,7 @@ def table(name: str, inspection: Inspection, match: str | None = None) -> str:
     lines = ["  ".join(_align(c, w, i) for i, (c, w) in enumerate(zip(line, widths, strict=True))) for line in cells]
     notes = [
         f"{len(rows)} modules; a forward pass of the batch is {inspection.forward_flops / 1e9:.3g} GFLOP.",
-        "ms: an estimate of direct with its gradient for one batch, on one CPU thread.",
+        "ms: an estimate of direct with its gradient for one batch, on one CPU thread (within about 30 %).",
     ]
     if hidden:
         notes.append(f"{hidden} more modules have no activations of their own, or cannot be regularised.")

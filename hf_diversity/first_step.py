@@ -13,6 +13,10 @@ from .capture import LayerTarget
 from .distributed import world_size
 from .loss_scale import ignores_num_items
 from .output_head import check_output_layers
+from .regularizer import RegularizerOutput
+
+# det(S) falls exponentially with the number of units: below this from about 16 on
+NEGLIGIBLE_DET = 1e-6
 
 logger = logging.get_logger(__name__)
 
@@ -68,6 +72,16 @@ def warn_of_ignored_items(trainer: Any, inputs: Mapping[str, Any], num_items_in_
             f"{parts} times weaker beside it than in one batch; type trainer.model_accepts_loss_kwargs = False "
             "before train()"
         )
+
+
+def warn_of_negligible_det(output: RegularizerOutput) -> None:
+    """Say so where det(S) is so small that no weight of use makes it a part of the loss."""
+    for name, parts in output.layers.items():
+        if parts.diversity is not None and abs(float(parts.diversity)) < NEGLIGIBLE_DET:
+            logger.warning_once(
+                f"det(S) of layer {name!r} is below {NEGLIGIBLE_DET:g}: its gradient is as small, so nothing is "
+                'regularised; type measure="logdet"'
+            )
 
 
 def _examples_if_one_is_left_over(trainer: Any) -> int | None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from torch import nn
 
 from .capture import LayerTarget
+from .frames import frame_counter
 from .module_names import bare_model, plain_names
 from .output_head import find_last_hidden_layers
 
@@ -38,11 +39,16 @@ def find_layers(
         ValueError: a pattern matches nothing, or the output head cannot be told; with names to type instead. Or the
             number of prefix tokens cannot be told.
     """
+    targets = _named(model, patterns) if patterns is not None else find_last_hidden_layers(model)
     if drop_prefix_tokens:
         prefix = count_prefix_tokens(model)
-        return [replace(target, prefix_tokens=prefix) for target in find_layers(model, patterns)]
-    if patterns is None:
-        return find_last_hidden_layers(model)
+        targets = [replace(target, prefix_tokens=prefix) for target in targets]
+    frames = frame_counter(model)
+    return targets if frames is None else [replace(target, frames=frames) for target in targets]
+
+
+def _named(model: nn.Module, patterns: Sequence[str]) -> list[LayerTarget]:
+    """The modules that names and patterns select."""
     modules = dict(plain_names(model))
     chosen: set[str] = set()
     for pattern in patterns:

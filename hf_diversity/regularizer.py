@@ -114,6 +114,8 @@ class DiversityRegularizer:
         self.config = config
         self.measure = make_measure(config)
         self.median_gamma = MedianGamma() if self.measure is not None and config.gamma == "median" else None
+        # What both weights are multiplied by, see `callbacks.DiversityScheduleCallback`; None where nobody sets it
+        self.scale: float | None = None
         self._fixed_gamma = None if config.gamma == "median" else float(config.gamma)
 
     @property
@@ -163,10 +165,10 @@ class DiversityRegularizer:
                     cause = why_not_finite(size, float(gammas.get(name, 0.0)), 0.0) or str(error)
                     raise NonFiniteRegularizerError(_not_finite_message(name, step, cause)) from error
                 mine = []
-                if self.config.activation_weight > 0:
-                    mine.append(self.config.activation_weight * norm)
-                if self.config.diversity_weight > 0 and diversity is not None:
-                    mine.append(self.config.diversity_weight * diversity)
+                if self._weight_of_norm > 0:
+                    mine.append(self._weight_of_norm * norm)
+                if self._weight_of_diversity > 0 and diversity is not None:
+                    mine.append(self._weight_of_diversity * diversity)
                 terms += [term if factors is None else term * factors[name].to(term) for term in mine]
                 layers[name] = LayerParts(
                     norm.detach(), gammas.get(name), None if diversity is None else diversity.detach()
@@ -174,6 +176,14 @@ class DiversityRegularizer:
             first, *others = terms or [norm.new_zeros(())]
             penalty = sum((term.to(first.device) for term in others), first)
         return RegularizerOutput(penalty, layers)
+
+    @property
+    def _weight_of_diversity(self) -> float:
+        return self.config.diversity_weight * (1.0 if self.scale is None else self.scale)
+
+    @property
+    def _weight_of_norm(self) -> float:
+        return self.config.activation_weight * (1.0 if self.scale is None else self.scale)
 
     def _gammas(self, rows: Mapping[str, Tensor], step: int, synchronise: bool) -> dict[str, Tensor]:
         if self.measure is None:
@@ -191,9 +201,9 @@ class DiversityRegularizer:
         """J (or None) and P of one layer, over all processes if `synchronise`."""
         units = rows.shape[1]
         # A part with weight 0 is logged, and must not cost a gradient
-        parts = [norm_statistic(rows if self.config.activation_weight > 0 else rows.detach())]
+        parts = [norm_statistic(rows if self._weight_of_norm > 0 else rows.detach())]
         if self.measure is not None and gamma is not None:
-            some = rows if self.config.diversity_weight > 0 else rows.detach()
+            some = rows if self._weight_of_diversity > 0 else rows.detach()
             if rows.shape[0] == 0:  # a process without samples takes part with weight 0
                 some = torch.cat([some, some.new_zeros(1, units)])
             parts.append(self.measure.statistic(some, gamma))

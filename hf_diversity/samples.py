@@ -10,6 +10,7 @@ from transformers.utils import logging
 
 from .capture import LayerTarget
 from .config import DiversityConfig
+from .frames import frame_mask
 from .masks import PACKED
 
 logger = logging.get_logger(__name__)
@@ -216,6 +217,10 @@ def rows_by_layer(
                     f"unit_axis is {axis}, but {target.describe()} gives activations of shape {tuple(tensor.shape)}, "
                     "whose first axis is the batch; type unit_axis=None to have it found, or another axis"
                 )
+            positions = tensor.movedim(axis, -1).shape[1]
+            if target.frames is not None and mask is not None and tensor.ndim == 3 and mask.shape[1] != positions:
+                reduced = frame_mask(mask, positions, target.frames)
+                mask = mask if reduced is None else reduced
             pieces.append(to_samples(tensor[:keep], axis, config.samples, mask, target.name))
         rows[target.name] = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
     return rows

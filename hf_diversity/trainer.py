@@ -13,13 +13,14 @@ from transformers.trainer_pt_utils import find_batch_size
 from transformers.trainer_utils import default_compute_objective
 from transformers.utils import logging
 
+from .callbacks.bound import bind_callbacks
 from .capture import ActivationCapture
 from .checkpoints import CheckpointMixin
 from .config import DiversityConfig
 from .ddp import captured_as_outputs
 from .distributed import real_batch_size, world_size
 from .evaluation import DiversityMeter
-from .first_step import check_first_step, warn_of_ignored_items
+from .first_step import check_first_step, warn_of_ignored_items, warn_of_negligible_det
 from .layers import find_layers
 from .loss_scale import task_loss_is_normalised
 from .masks import position_mask
@@ -81,6 +82,7 @@ class DiversityMixin(CheckpointMixin):
         elif is_raw_timm_model(kwargs.get("model")):
             kwargs["model"] = wrap_timm_model(kwargs["model"])
         super().__init__(*args, **kwargs)
+        bind_callbacks(self)
         if self.diversity.is_active:
             if self.diversity.on_nonfinite == "skip" and self.is_deepspeed_enabled:
                 raise ValueError(
@@ -103,7 +105,21 @@ class DiversityMixin(CheckpointMixin):
         model = super().call_model_init(trial)
         return wrap_timm_model(model) if is_raw_timm_model(model) else model
 
+    def add_callback(self, callback: Any) -> None:
+        """Add a callback, and tell it its trainer if it wants to know."""
+        super().add_callback(callback)
+        bind_callbacks(self)
+
+    def _load_callback_state(self) -> None:
+        """Restore callbacks as the base class does, by new ones."""
+        super()._load_callback_state()
+        bind_callbacks(self)
+
     # ---- training
+
+    def _scale_diversity(self, factor: float) -> None:
+        """Multiply both weights of the regulariser from the next step on; for callbacks, which call it each step."""
+        self._regularizer.scale = factor
 
     def _inner_training_loop(
         self, batch_size=None, args=None, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None
@@ -158,6 +174,8 @@ class DiversityMixin(CheckpointMixin):
         if unchecked is not None:
             try:
                 unchecked.check_finite(step)
+                if self.diversity.measure == "det" and step == 0:
+                    warn_of_negligible_det(unchecked)
             except NonFiniteRegularizerError as error:
                 self._guard.fault(error)
         if self._guard.is_faulty:
@@ -227,7 +245,9 @@ class DiversityMixin(CheckpointMixin):
         self._unchecked = output
         steps = getattr(self, "current_gradient_accumulation_steps", self.args.gradient_accumulation_steps)
         task_share = 1.0 if normalised else 1 / steps
-        self._training_log.add(task_loss.detach(), output, step, task_share, 1 / steps, factors)
+        self._training_log.add(
+            task_loss.detach(), output, step, task_share, 1 / steps, factors, self._regularizer.scale
+        )
         # A new tensor: task_loss is the model's own outputs.loss, which callers may read
         return task_loss + output.penalty.to(task_loss.device) / (steps if normalised else 1)
 
@@ -271,6 +291,8 @@ class DiversityMixin(CheckpointMixin):
 
     def _loss_of(self, record: dict[str, float]) -> float:
         """The optimised loss from its parts; NaN where no step was taken."""
+        if "penalty" in record:
+            return record["task_loss"] + record["penalty"]
         parts = {"task_loss": 1.0, "activation_norm": self.diversity.activation_weight}
         if self.diversity.measure != "none":
             parts["diversity"] = self.diversity.diversity_weight

@@ -26,6 +26,7 @@ class TrainingLog:
         self._step: int | None = None
         self._since_step: int | None = None
         self._skipped = 0
+        self._scale: float | None = None
 
     def add(
         self,
@@ -35,6 +36,7 @@ class TrainingLog:
         task_share: float,
         share: float,
         factors: Mapping[str, Tensor] | None = None,
+        scale: float | None = None,
     ) -> None:
         """Add one micro-batch.
 
@@ -45,6 +47,7 @@ class TrainingLog:
             task_share: what Trainer multiplies the task loss by before it logs it.
             share: the part of the optimiser step that this micro-batch is, if all have as many samples.
             factors: by layer, what `share` has to be multiplied by.
+            scale: of the weights in this step; None if they are constant.
         """
         if step != self._step:
             self._end_step()
@@ -52,6 +55,9 @@ class TrainingLog:
         if self._since_step is None:
             self._since_step = step
         self._add("task_loss", task_loss.mean() * task_share)  # nn.DataParallel: one for each replica
+        if scale is not None:
+            self._add("penalty", output.penalty * share)
+            self._scale = scale
         several = len(output.layers) > 1
         for name, parts in output.layers.items():
             mine = share if factors is None else share * factors[name]
@@ -91,6 +97,8 @@ class TrainingLog:
         record: dict[str, float] = {}
         if self._sums:
             record = self._averages(max(step - self._since_step - self._skipped, 1))
+        if self._scale is not None:
+            record["diversity_scale"] = self._scale
         if self._skipped:
             record["skipped_steps"] = self._skipped
         self._sums, self._gammas, self._since_step, self._skipped = {}, {}, None, 0

@@ -78,7 +78,8 @@ def findings(results: dict[str, list[dict[str, Any]]]) -> list[str]:
             mean = statistics.fmean(differences)
             up, down = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
             if max(up, down) == seeds and seeds > 1:
-                verdict = f"in the same direction with all {seeds} seeds"
+                chance = 2.0 ** (1 - seeds)  # a sign test: each seed is a coin
+                verdict = f"in the same direction with all {seeds} seeds (by chance alone: {chance:.0%} of the time)"
             else:
                 verdict = f"higher with {up}, lower with {down} of {seeds} seed(s): not to be told from chance"
             said.append(f"{method}: {title} {mean:+.4f} against {reference}, {verdict}.")

@@ -13,13 +13,14 @@ from typing import Any
 from common.arguments import RunArguments
 from common.data import Split, Splits, load_splits
 from common.image_models import build_image_model
-from common.images import ImageArguments, ImageDataset, ImageModelArguments, augmentation, image_column
+from common.images import ImageArguments, ImageModelArguments, augmentation, image_column
 from common.recipe import Prepared, run_from_command_line, run_recipe
 from common.training import accuracy_of_choices
 from transformers import TrainingArguments
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
 from hf_diversity import DiversityConfig, cifar_models, small_models
+from hf_diversity.data.examples import ImageDataset
 
 TYPES = (ImageModelArguments, ImageArguments, RunArguments, DiversityConfig, TrainingArguments)
 

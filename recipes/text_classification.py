@@ -15,7 +15,7 @@ from common.arguments import RunArguments
 from common.data import Split, Splits, load_splits
 from common.recipe import Prepared, run_from_command_line, run_recipe
 from common.text_models import TextModelArguments, build_text_model, load_tokenizer
-from common.texts import TextArguments, TextDataset, text_columns
+from common.texts import TextArguments, text_columns
 from common.training import accuracy_of_choices
 from common.transformers_models import label_settings
 from transformers import (
@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from hf_diversity import DiversityConfig
+from hf_diversity.data.examples import TextDataset
 
 TYPES = (TextModelArguments, TextArguments, RunArguments, DiversityConfig, TrainingArguments)
 

@@ -14,8 +14,9 @@ from launch import SCRIPTS, launch
 from tiny import Mlp, Rows, Sentences, tiny_bert
 from torch.utils.data import DataLoader
 
-from hf_diversity import DiversityConfig
+from hf_diversity import DiversityConfig, bandwidth, distributed
 from hf_diversity import diagnostics as dg
+from hf_diversity.diagnostics import describe
 
 
 def data(samples=60, units=7, seed=0, offset=0.0):
@@ -115,17 +116,27 @@ def test_dead_units():
     assert math.isnan(dg.mean_absolute_correlation(dg.correlation_matrix(torch.ones(4, 3))))
 
 
+def test_a_variance_that_underflows_is_no_correlation():
+    rows = data(20, 3)
+    rows[:, 1] *= 1e-200
+    correlation = dg.correlation_matrix(rows)
+    assert not dg.constant_units(rows).any() and correlation[1].isnan().all()
+    assert dg.mean_absolute_correlation(correlation) == pytest.approx(abs(float(correlation[0, 2])), rel=1e-12)
+
+
+def test_half_precision_is_widened_before_anything():
+    rows = data(40, 6, offset=3.0)
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        narrow = rows.to(dtype)
+        expected = dg.layer_diagnostics(narrow.double(), 0.3).scalars()
+        assert dg.layer_diagnostics(narrow, 0.3).scalars() == pytest.approx(expected, rel=1e-12)
+        # The sums of S and of the norm are of each batch in float32
+        assert by_batches(narrow, 40, {"layer": 0.3}).scalars() == pytest.approx(expected, rel=1e-5)
+
+
 def test_orthogonal_columns_are_uncorrelated():
     columns = torch.linalg.qr(orthonormal(16)[:, :6] - orthonormal(16)[:, :6].mean(0)).Q
     assert dg.mean_absolute_correlation(dg.correlation_matrix(columns)) < 1e-12
-
-
-def test_quantiles_are_numpys():
-    distances = torch.from_numpy(np.random.default_rng(3).exponential(size=37))
-    found = dg.distance_quantiles(distances)
-    assert tuple(found) == dg.PROBABILITIES
-    for p, value in found.items():
-        assert value == pytest.approx(np.quantile(distances.numpy(), p), rel=1e-12)
 
 
 def test_gaps_have_the_sign_of_worse():
@@ -151,30 +162,63 @@ def by_batches(rows, sizes, gammas=None):
 def test_streaming_is_the_function_of_all_rows(offset):
     rows = data(60, 7, offset=offset)
     rows[:, 2] = -1.5
-    found = by_batches(rows, [25, 0, 1, 34], {"layer": 0.3})
+    found = by_batches(rows, [60, 0], {"layer": 0.3})  # the normalised gamma is that of the first batch
+    by_parts = by_batches(rows, [25, 0, 1, 34], {"layer": 0.3})
     assert (found.num_samples, found.num_units, found.gamma) == (60, 7, 0.3)
     centred, uncentred = dg.covariance_eigenvalues(rows), dg.second_moment_eigenvalues(rows)
     close = {"rtol": 1e-10, "atol": 1e-10}
-    torch.testing.assert_close(found.eigenvalues, centred, **close)
-    torch.testing.assert_close(found.correlation, dg.correlation_matrix(rows), equal_nan=True, **close)
+    for one in (found, by_parts):
+        torch.testing.assert_close(one.eigenvalues, centred, **close)
+        torch.testing.assert_close(one.correlation, dg.correlation_matrix(rows), equal_nan=True, **close)
     expected = {
         "mean_similarity": dg.mean_similarity(rows, 0.3),
         "mean_absolute_correlation": dg.mean_absolute_correlation(dg.correlation_matrix(rows)),
         "activation_norm": dg.activation_norm(rows),
         "largest_activation": dg.largest_activation(rows),
         "effective_rank": dg.effective_rank(centred),
+        "normalised_gamma": dg.normalised_gamma(rows),
+        "mean_similarity_normalised": dg.mean_similarity(rows),
         "participation_ratio": dg.participation_ratio(centred),
         "participation_ratio_uncentred": dg.participation_ratio(uncentred),
         "spectrum_slope": dg.spectrum_slope(centred),
     }
+    at_once = dg.layer_diagnostics(rows, 0.3)
+    assert at_once.scalars() == pytest.approx(found.scalars(), rel=1e-12)
+    torch.testing.assert_close(at_once.similarity, found.similarity, **close)
     for name, value in expected.items():
-        assert getattr(found, name) == pytest.approx(value, rel=1e-7), name
-    # Rounding of the largest eigenvalue, here 1e9, is the size of the root of the smallest
-    assert found.effective_rank_uncentred == pytest.approx(dg.effective_rank(uncentred), rel=1e-4 if offset else 1e-7)
-    assert found.constant_units.tolist() == [n == 2 for n in range(7)]
-    assert found.never_positive_units.tolist() == dg.never_positive_units(rows).tolist()
+        assert getattr(found, name) == pytest.approx(value, rel=1e-10), name
+        if "normalised" not in name:
+            assert getattr(by_parts, name) == pytest.approx(value, rel=1e-10), name
     quantiles = dg.distance_quantiles(dg.average_distance(rows))
-    assert found.distance_quantiles == pytest.approx(quantiles, rel=1e-6)
+    for one in (found, by_parts):
+        # Rounding of the largest eigenvalue, here 1e9, is the size of the smallest one
+        near = pytest.approx(dg.effective_rank(uncentred), rel=1e-4 if offset else 1e-10)
+        assert one.effective_rank_uncentred == near
+        assert one.constant_units.tolist() == [n == 2 for n in range(7)]
+        assert one.never_positive_units.tolist() == dg.never_positive_units(rows).tolist()
+        assert one.distance_quantiles == pytest.approx(quantiles, rel=1e-10)
+
+
+def test_fewer_samples_than_units():
+    rows = data(11, 90)
+    found = by_batches(rows, 4)
+    assert (found.eigenvalues > 0).sum() == 10  # the mean takes one direction
+    for name, eigenvalues in (
+        ("effective_rank", dg.covariance_eigenvalues(rows)),
+        ("effective_rank_uncentred", dg.second_moment_eigenvalues(rows)),
+    ):
+        assert getattr(found, name) == pytest.approx(dg.effective_rank(eigenvalues), rel=1e-10), name
+
+
+def test_more_batches_after_a_look():
+    rows, meter = data(20, 4), dg.DiagnosticsMeter({"layer": 0.3})
+    meter.update({"layer": rows[:12]})
+    first = meter.compute()["layer"]
+    assert meter.compute()["layer"].scalars() == pytest.approx(first.scalars(), rel=1e-12)
+    meter.update({"layer": rows[12:]})
+    expected = by_batches(rows, [12, 8], {"layer": 0.3}).scalars()
+    assert meter.compute()["layer"].scalars() == pytest.approx(expected, rel=1e-12)
+    assert first.num_samples == 12
 
 
 @settings(max_examples=30, deadline=None)
@@ -213,6 +257,59 @@ def test_bad_rows_are_errors():
         by_batches(torch.ones(0, 3), 1)
     with pytest.raises(ValueError, match="gamma of layer 'a' is -1"):
         dg.DiagnosticsMeter({"a": -1.0})
+    with pytest.raises(ValueError, match=r"shape \(2, 3, 4\)"):
+        dg.DiagnosticsMeter().update({"a": torch.ones(2, 3, 4)})
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        dg.activation_norm, dg.average_distance, dg.constant_units, dg.correlation_matrix, dg.covariance_eigenvalues,
+        dg.largest_activation, dg.layer_diagnostics, dg.mean_similarity, dg.never_positive_units, dg.normalised_gamma,
+        dg.second_moment_eigenvalues,
+    ],
+)  # fmt: skip
+def test_bad_activations_are_errors(function):
+    with pytest.raises(TypeError, match="dtype"):
+        function(torch.ones(3, 3, dtype=torch.int64))
+    with pytest.raises(TypeError, match="list"):
+        function([[1.0, 2.0]])
+    with pytest.raises(ValueError, match=r"\(N, D\)"):
+        function(torch.ones(3))
+    with pytest.raises(ValueError, match="NaN"):
+        function(torch.tensor([[1.0, math.nan], [1.0, 2.0]]))
+    with pytest.raises(ValueError, match="no sample"):
+        function(torch.ones(0, 3))
+
+
+@pytest.mark.parametrize("function", [dg.effective_rank, dg.participation_ratio, dg.spectrum_slope])
+def test_bad_eigenvalues_are_errors(function):
+    with pytest.raises(TypeError, match="list"):
+        function([1.0, 2.0])
+    with pytest.raises(ValueError, match=r"shape \(2, 2\)"):
+        function(torch.eye(2))
+    with pytest.raises(ValueError, match="1 of 2 eigenvalues.*-1.0"):
+        function(torch.tensor([2.0, -1.0]))
+    with pytest.raises(ValueError, match="nan"):
+        function(torch.tensor([2.0, math.nan]))
+
+
+def test_functions_of_activations_need_no_other_process(monkeypatch):
+    def refuse(tensor):
+        raise AssertionError("a collective in a function of one tensor")
+
+    for module in (bandwidth, distributed, describe):
+        monkeypatch.setattr(module, "sum_over_processes", refuse)
+    assert 0 < dg.mean_similarity(data()) < 1
+    found = dg.layer_diagnostics(data())
+    assert found.gamma == found.normalised_gamma == dg.normalised_gamma(data())
+
+
+def test_equal_units_are_similar_at_any_gamma():
+    equal = torch.arange(5.0)[:, None].expand(5, 3)
+    assert math.isnan(dg.normalised_gamma(equal)) and dg.mean_similarity(equal) == 1.0
+    found = dg.layer_diagnostics(equal)
+    assert found.mean_similarity == found.gamma == 1.0
 
 
 def test_of_a_model_without_padding():
@@ -229,8 +326,16 @@ def test_of_a_model_without_padding():
 
 
 def test_of_the_hidden_layer_of_a_network():
-    model, rows = Mlp(), Rows(21)
-    [found] = dg.measure_diagnostics(model, DataLoader(rows, batch_size=4), DiversityConfig(gamma=0.5)).values()
+    model, rows, batches = Mlp(), Rows(21), []
+
+    def progress(loader):
+        for batch in loader:
+            batches.append(len(batch["labels"]))
+            yield batch
+
+    loader = DataLoader(rows, batch_size=4)
+    [found] = dg.measure_diagnostics(model, loader, DiversityConfig(gamma=0.5), progress=progress).values()
+    assert batches == [4, 4, 4, 4, 4, 1]
     hidden = model.act2(model.fc2(torch.tanh(model.fc1(rows.x)))).detach().double()
     assert found.gamma == 0.5
     assert found.mean_similarity == pytest.approx(dg.mean_similarity(hidden, 0.5), rel=1e-5)
@@ -246,7 +351,8 @@ def test_no_batch_and_unknown_layers_are_errors():
 
 def test_two_processes_are_one():
     output = launch(SCRIPTS / "diagnostics.py")
-    [found] = [json.loads(line.removeprefix("RESULT ")) for line in output.splitlines() if line.startswith("RESULT ")]
+    results = [line.removeprefix("RESULT ") for line in output.splitlines() if line.startswith("RESULT ")]
+    found, counted = map(json.loads, results)
     spec = importlib.util.spec_from_file_location("diagnostics_script", SCRIPTS / "diagnostics.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
@@ -254,4 +360,10 @@ def test_two_processes_are_one():
     first_batch = {"normalised_gamma", "mean_similarity_normalised"}
     assert found["num_samples"] == 36 and found["constant_units"] == [2]
     for name in set(one) - first_batch:
-        assert found[name] == pytest.approx(one[name], rel=1e-6, abs=1e-9), name
+        assert found[name] == pytest.approx(one[name], rel=1e-10, abs=1e-12), name
+    # One process has counted its distances in bins, the other kept them
+    quantiles = counted.pop("distance_quantiles")
+    assert quantiles == pytest.approx(found.pop("distance_quantiles"), rel=1 / 8000)
+    for name in counted:
+        assert counted[name] == pytest.approx(found[name], rel=1e-12, abs=1e-12), name
+    assert quantiles != pytest.approx(one["distance_quantiles"], rel=1e-10)

@@ -1,5 +1,9 @@
 import math
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import timm
@@ -107,7 +111,8 @@ def test_command_with_a_folder_without_weights(capsys, tmp_path):
 
 def test_command_that_fails_says_what_to_type(capsys, tmp_path):
     for arguments, said in (
-        (["resnet10tt"], "is no timm model.*config.json"),
+        (["resnet10tt"], "is no timm model; did you mean resnet10t.*OWNER/resnet10tt"),
+        (["nobody/nothing"], "is no timm model.*config.json"),
         (["test_vit", "--match", "no.such"], "matches no module"),
         (["test_vit", "--batch-size", "1"], "needs 2 examples"),
     ):
@@ -116,11 +121,23 @@ def test_command_that_fails_says_what_to_type(capsys, tmp_path):
         assert re.search(said, printed.err.replace("\n", " "))
 
 
+def test_a_reader_that_has_enough_is_no_error():
+    command = [sys.executable, "-c", "import sys; from hf_diversity.cli import main; sys.exit(main())"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    process = subprocess.Popen(
+        [*command, "layers", "test_vit"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    )
+    process.stdout.close()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0 and b"rror" not in errors
+
+
 def test_estimated_cost_grows_as_the_kernels_do():
     from hf_diversity.kernels.dispatch import estimated_cost
 
-    assert math.isclose(estimated_cost(64, 512), 2 * estimated_cost(32, 512))
-    assert estimated_cost(32, 4096) < 10 * estimated_cost(32, 512)  # not the square of the units
+    call = estimated_cost(0, 512)
+    assert math.isclose(estimated_cost(64, 512) - call, 2 * (estimated_cost(32, 512) - call))
+    assert call < estimated_cost(320, 4096) < 10 * estimated_cost(320, 512)  # not the square of the units
 
 
 def test_names_are_whole_and_an_inspection_prints_as_the_table(capsys):

@@ -1,11 +1,14 @@
 """`layers=None` against an independent oracle, over timm's families (on the meta device) and transformers' classes."""
 
+import json
+
 import pytest
 import timm
 import torch
 import transformers
 from architectures import CLASSES, tiny_transformer
 from head_oracle import head_inputs
+from launch import SCRIPTS, launch
 from tiny import Images, arguments, tiny_bert
 from torch import nn
 
@@ -209,3 +212,16 @@ def test_two_heads_train(tmp_path):
     record = trainer.state.log_history[0]
     parts = [record[f"diversity/timm_model.{head}"] for head in ("head", "head_dist")]
     assert parts[0] != parts[1] and sum(parts) == pytest.approx(record["diversity"])
+
+
+def test_wrapped_models_have_the_heads_of_bare_ones():
+    output = launch(SCRIPTS / "wrapped_heads.py", processes=1)
+    records = [json.loads(line.removeprefix("RESULT ")) for line in output.splitlines() if line.startswith("RESULT ")]
+    assert len(records) == 8
+    for record in records:
+        bare = record["bare"]
+        assert bare and all(point == "input" for _, point in bare), record
+        for how in ("ddp", "fsdp2", "compile", "ddp of compile"):
+            if (record["model"], how) != ("CLIPModel", "fsdp2"):
+                assert record[how] == bare, (record["model"], how)
+    assert len(next(r["bare"] for r in records if r["model"] == "CLIPModel")) == 2

@@ -1,6 +1,7 @@
 """Figures of diagnostics: the right numbers at the right places, with labels."""
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -52,14 +53,25 @@ def test_distance_curves_hold_the_quantiles_and_the_bound():
     assert axes[1].lines[0].get_ydata()[5] == pytest.approx(expected) and expected < 1
 
 
-def test_the_bound_is_left_out_where_it_does_not_apply():
+def test_the_bound_is_left_out_where_it_is_false():
+    """Nine units at 1 and one at -1/2, with weights 1 and -1, break the bound: see theory.output."""
     meter = diagnostics.DiagnosticsMeter()
-    meter.update({"layer": torch.tensor([[-1.0, 1.0], [1.0, -1.0], [0.5, 0.4]])})  # signed: C5 is 1, D is 2
-    _, axes = plots.distance_curves({"signed": meter.compute()["layer"]})
-    values = axes[1].lines[0].get_ydata()
-    assert np.isnan(values[-1]) and np.isfinite(values[0])
+    meter.update({"layer": torch.tensor([[1.0] * 9 + [-0.5], [0.9] * 9 + [0.1]])})
+    signed = meter.compute()["layer"]
+    assert signed.smallest_activation == -0.5
+    _, axes = plots.distance_curves({"signed": signed})
+    assert len(axes) == 1 and len(axes[0].lines) == 1
+    _, axes = plots.distance_curves({"signed": signed, "relu": layer()})
+    assert [len(axis.lines) for axis in axes] == [2, 1] and axes[1].lines[0].get_label() == "relu"
     _, axes = plots.distance_curves({"dead": layer(dead=16)})
-    assert np.isnan(axes[1].lines[0].get_ydata()).all()
+    assert len(axes) == 1
+
+
+def test_the_bound_at_the_largest_distance_survives_rounding():
+    meter = diagnostics.DiagnosticsMeter()
+    meter.update({"layer": torch.tensor([[0.0, 0.1], [0.1, 0.0]])})
+    _, axes = plots.distance_curves({"apart": meter.compute()["layer"]})
+    np.testing.assert_allclose(axes[1].lines[0].get_ydata(), math.sqrt(3) / 2)
 
 
 def test_dead_units_in_per_cent():
@@ -92,3 +104,46 @@ def test_a_large_matrix_is_drawn_in_blocks_whose_means_are_right():
     shown = axes[0].images[0].get_array()
     assert len(shown) == 366 and "3 to a point" in axes[0].get_xlabel()
     assert shown.max() == pytest.approx(0.75 + 0.25 / 3) and shown.min() == pytest.approx(0.25)
+
+
+def test_gaps_join_both_splits():
+    train = {"a": {"accuracy": 0.9, "loss": 0.25}, "b": {"accuracy": 1.0}}
+    test = {"a": {"accuracy": 0.6, "loss": 0.75}, "b": {"accuracy": 0.5}}
+    _, axes = plots.gaps(train, test)
+    assert [axis.get_xlabel() for axis in axes] == ["accuracy", "loss"]
+    assert [text.get_text() for text in axes[0].texts] == ["gap +0.3", "gap +0.5"]
+    assert [text.get_text() for text in axes[1].texts] == ["gap +0.5"]
+    np.testing.assert_array_equal(axes[1].lines[0].get_xdata(), [0.25, 0.75])
+    with pytest.raises(ValueError, match="no metric is in both"):
+        plots.gaps(train, {"c": {"loss": 1.0}})
+
+
+@pytest.mark.parametrize("units", [300, 700])
+def test_units_of_a_chain_come_out_in_order(units):
+    """Below 512 from all eigenvectors, above from the Krylov space."""
+    place = np.random.default_rng(0).permutation(units)
+    matrix = np.exp(-(((place[:, None] - place[None, :]) / (0.15 * units)) ** 2))
+    order = place[plots.order_units(matrix)]
+    assert abs(np.corrcoef(order, np.arange(units))[0, 1]) > 0.999
+
+
+def test_many_units_are_ordered_fast():
+    matrix = np.random.default_rng(0).random((2048, 2048))
+    started = time.perf_counter()
+    order = plots.order_units(matrix + matrix.T)
+    assert time.perf_counter() - started < 5, "half a second on an idle machine"
+    assert sorted(order) == list(range(2048))
+
+
+@pytest.mark.parametrize("name", ["$x_1", "_orig_mod.fc", "<b>"])
+def test_names_are_drawn_letter_by_letter(name):
+    figures = [
+        plots.spectra({name: layer()})[0],
+        plots.redundancy({name: {name: layer()}})[0],
+        plots.gaps({name: {"loss": 1.0}}, {name: {"loss": 2.0}})[0],
+        plots.similarity_matrices({name: np.eye(3)}, title=name)[0],
+    ]
+    for figure in figures:
+        figure.canvas.draw()
+    _, axes = plots.distance_curves({name: layer()})
+    assert len(axes[0].get_legend().get_texts()) == 1

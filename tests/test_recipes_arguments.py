@@ -1,6 +1,10 @@
 """Configuration files and command lines of the recipes."""
 
 import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from common.arguments import DataArguments, ModelArguments, RunArguments, parse_arguments
@@ -8,6 +12,8 @@ from common.images import ImageArguments
 from common.results import changed_fields, command, plain, without_paths
 from image_classification import TYPES
 from transformers import TrainingArguments
+
+RECIPES = Path(__file__).parent.parent / "recipes"
 
 
 @pytest.fixture
@@ -56,6 +62,33 @@ def test_null_is_none(config):
     assert data.max_train_samples is None and data.validation_fraction == 0.3
 
 
+@pytest.mark.parametrize("words", [["--dataset_config", "null"], ["--dataset_config=null"]])
+def test_null_on_the_command_line_is_none_and_wins_over_the_file(config, words):
+    typed = [*config("dataset_config: rte\n"), "--do_eval", *words, "--seed", "7"]
+    _, data, *_, training = parse_arguments(TYPES, typed)
+    assert data.dataset_config is None and training.seed == 7
+    _, data, *_ = parse_arguments(TYPES, [*typed, "--dataset_config", "cola"])
+    assert data.dataset_config == "cola"
+
+
+@pytest.mark.parametrize("typed", ['{"in_chans": 1, "drop_rate": 0.1}', "{in_chans: 1, drop_rate: 0.1}"])
+def test_model_args_in_json_or_yaml(typed):
+    model, *_ = parse_arguments(TYPES, ["--model_args", typed, "--output_dir", "x"])
+    assert model.model_args == {"in_chans": 1, "drop_rate": 0.1}
+
+
+def test_a_mistake_in_an_argument_is_a_message_and_no_traceback(tmp_path):
+    command = [sys.executable, str(RECIPES / "image_classification.py"), "--output_dir", str(tmp_path)]
+    command += ["--dataset", "embedded", "--momentum", "3"]
+    environment = {**os.environ, "PYTHONPATH": str(RECIPES.parent)}
+    environment.pop("HF_DIVERSITY_DEBUG", None)
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("image_classification.py: error: momentum is 3.0: it must")
+    again = subprocess.run(command, capture_output=True, text=True, env={**environment, "HF_DIVERSITY_DEBUG": "1"})
+    assert again.returncode == 1 and "Traceback" in again.stderr
+
+
 @pytest.mark.parametrize(
     ("text", "words", "message"),
     [
@@ -93,7 +126,7 @@ def test_impossible_values_are_refused(changes, message):
 
 
 def test_model_args_must_be_a_mapping():
-    with pytest.raises(ValueError, match="not JSON"):
+    with pytest.raises(ValueError, match="must be a mapping"):
         ModelArguments(model_args="in_chans=1")
     with pytest.raises(ValueError, match="must be a mapping"):
         ModelArguments(model_args="[1]")

@@ -12,11 +12,13 @@ import yaml
 from common.arguments import parse_arguments
 from common.data import Split, load_splits
 from common.text_models import TextModelArguments, build_text_model, load_tokenizer
-from common.texts import TextArguments, TextDataset, text_columns
+from common.texts import TextArguments, text_columns
 from safetensors.torch import load_file
 from text_classification import TYPES, main, run
-from tiny_text_folders import SIZES, bert_folder, text_folder, tiny_tokenizer
+from tiny_text_folders import SIZES, bert_folder, sentences, text_folder, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertModel
+
+from hf_diversity.data.examples import TextDataset
 
 CONFIGS = Path(__file__).parent.parent / "recipes" / "configs" / "text_classification"
 SMALL = ["--max_train_samples", "48", "--max_validation_samples", "8", "--per_device_train_batch_size", "16"]
@@ -75,6 +77,24 @@ def test_the_reloaded_model_predicts_what_the_trained_one_did(finished, places):
     assert stored["labels"].tolist() == test.labels.tolist()
 
 
+def test_own_csv_files_by_the_configuration_for_them(places, tmp_path, monkeypatch):
+    texts, labels = sentences(64, seed=3)
+    folder = tmp_path / "reviews"
+    folder.mkdir()
+    for name, part in (("train", slice(0, 48)), ("test", slice(48, 64))):
+        lines = [f'"{t}, indeed",{"good" if g else "bad"}' for t, g in zip(texts[part], labels[part], strict=True)]
+        (folder / f"{name}.csv").write_text("\n".join(["review,verdict", *lines]) + "\n")
+    words = ["--config", str(CONFIGS / "own_files.yaml"), "--dataset", str(folder), *places[2:], *SMALL]
+    words += ["--max_train_samples", "32", "--num_train_epochs", "1", "--output_dir", str(tmp_path / "run")]
+    words += ["--save_strategy", "no", "--max_validation_samples", "4"]
+    monkeypatch.setattr("sys.argv", ["recipes/text_classification.py", *words])
+    main()
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["data"]["test"] == 16 and results["data"]["train"] == 32
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert sorted(saved["label2id"]) == ["bad", "good"]
+
+
 def test_the_card_is_valid_and_its_code_works(finished, capsys, monkeypatch):
     _, head, body = (finished / "README.md").read_text().split("---\n", 2)
     metadata = yaml.safe_load(head)
@@ -122,7 +142,7 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(places, tmp_path):
 @pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_configuration_trains_for_two_steps(config, places, tmp_path):
     words = ["--config", str(config), *places, *SMALL, "--dataset_config", "default", "--test_split", "test"]
-    words += ["--max_steps", "2"]
+    words += ["--max_steps", "2", "--text_column", "null", "--label_column", "null"]  # those of the stand-in
     words += ["--eval_strategy", "no", "--save_strategy", "no", "--figures", "false", "--measure_similarity", "false"]
     found = run(*parse_arguments(TYPES, [*words, "--output_dir", str(tmp_path)]))
     losses = [record["loss"] for record in found["history"] if "loss" in record]

@@ -6,11 +6,12 @@ import os
 
 import pytest
 import torch
-from common.images import ImageDataset
 from studies.ledger import Ledger
 from studies.plan import make_study
 from studies.worker import Worker, work_alone
 from tiny_study import tiny
+
+from hf_diversity.data.examples import ImageDataset
 
 METHODS = {
     "baseline": {"settings": [{}]},

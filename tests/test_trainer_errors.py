@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 from tiny import Mlp, Probe, Rows, Sentences, arguments, assert_same, tiny_bert, weights
 from torch import nn
 
-from hf_diversity import DiversityConfig, DiversityTrainer
+from hf_diversity import DiversityConfig, DiversityTrainer, first_step
 
 
 @pytest.mark.parametrize(
@@ -170,3 +170,15 @@ def test_a_lonely_last_batch_that_is_never_reached_is_no_error(tmp_path):
         train_dataset=Rows(17),
         diversity=DiversityConfig(gamma=1.0),
     ).train()
+
+
+@pytest.mark.parametrize(("width", "negligible"), [(4, False), (48, True)])
+def test_a_negligible_det_is_told_in_the_first_step(tmp_path, monkeypatch, width, negligible):
+    config = DiversityConfig(measure="det", gamma=1.0, jitter=1e-4)
+    trainer = DiversityTrainer(
+        Mlp(width=width), arguments(tmp_path, max_steps=2), train_dataset=Rows(16), diversity=config
+    )
+    said = []
+    monkeypatch.setattr(first_step.logger, "warning_once", said.append)
+    trainer.train()
+    assert len([line for line in said if "det(S)" in line and 'measure="logdet"' in line]) == negligible

@@ -1,12 +1,14 @@
 """What a layer's activations look like: redundancy, spectrum, dead units, distances, and train-test gaps.
 
-Functions of activations (N, D), N samples of D units, computed in float64; and `measure_diagnostics`, which gives the
-same over a whole data set without keeping its activations.
+Functions of activations (N, D), N samples of D units, computed in float64, and `layer_diagnostics` for all of them;
+`measure_diagnostics` gives the same over a whole data set without keeping its activations.
 """
 
+from .describe import layer_diagnostics
 from .gaps import generalization_gaps
 from .layer import LayerDiagnostics
 from .meter import DiagnosticsMeter, measure_diagnostics
+from .quantiles import PROBABILITIES, QuantileMeter, distance_quantiles
 from .spectrum import (
     covariance_eigenvalues,
     effective_rank,
@@ -15,12 +17,10 @@ from .spectrum import (
     spectrum_slope,
 )
 from .units import (
-    PROBABILITIES,
     activation_norm,
     average_distance,
     constant_units,
     correlation_matrix,
-    distance_quantiles,
     largest_activation,
     mean_absolute_correlation,
     mean_similarity,
@@ -32,6 +32,7 @@ __all__ = [
     "PROBABILITIES",
     "DiagnosticsMeter",
     "LayerDiagnostics",
+    "QuantileMeter",
     "activation_norm",
     "average_distance",
     "constant_units",
@@ -41,6 +42,7 @@ __all__ = [
     "effective_rank",
     "generalization_gaps",
     "largest_activation",
+    "layer_diagnostics",
     "mean_absolute_correlation",
     "mean_similarity",
     "measure_diagnostics",

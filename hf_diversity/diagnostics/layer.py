@@ -23,6 +23,7 @@ class LayerDiagnostics:
         mean_absolute_correlation: over pairs of units that vary; NaN without such a pair.
         activation_norm: P, the mean squared norm of a sample.
         largest_activation: C5, the largest |a_in|.
+        smallest_activation: the smallest a_in; the theory of the paper is for layers where it is >= 0.
         constant_units: (D,) bool, units with one value over all samples.
         never_positive_units: (D,) bool, units never above 0.
         effective_rank: of the covariance (centred).
@@ -45,6 +46,7 @@ class LayerDiagnostics:
     mean_absolute_correlation: float
     activation_norm: float
     largest_activation: float
+    smallest_activation: float
     constant_units: Tensor
     never_positive_units: Tensor
     effective_rank: float
@@ -86,6 +88,7 @@ _SCALARS = (
     "mean_absolute_correlation",
     "activation_norm",
     "largest_activation",
+    "smallest_activation",
     "effective_rank",
     "effective_rank_uncentred",
     "participation_ratio",

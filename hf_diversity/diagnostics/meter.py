@@ -1,10 +1,9 @@
-"""Diagnostics over a whole data set: sums that batches and processes add to, and what follows from them."""
+"""Diagnostics over a whole data set: sums that batches and processes add to."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,77 +12,27 @@ from torch import Tensor, nn
 from ..bandwidth import estimate_gamma, wide_dtype
 from ..config import DiversityConfig
 from ..data_pass import iterate_rows
-from ..distributed import gather_over_processes, max_over_processes, sum_over_processes
+from ..distributed import sum_over_processes
 from ..evaluation import DiversityMeter
 from ..measures import Logdet
 from ..regularizer import check_rows
+from .describe import Moments, describe
 from .layer import LayerDiagnostics
-from .spectrum import effective_rank, participation_ratio, spectrum_slope, symmetric_eigenvalues
-from .units import average_distance, correlation_from_covariance, distance_quantiles, mean_absolute_correlation
-
-
-@dataclass
-class _Moments:
-    """Count, mean and centred second moments of the samples so far, with the extremes of every unit.
-
-    Batches are merged as in Chan, Golub and LeVeque (1979), so that an offset of the activations costs no digits.
-    """
-
-    mean: Tensor  # (D,)
-    scatter: Tensor  # (D, D), sum_i (a_i - mean) (a_i - mean)^T
-    highest: Tensor  # (D,)
-    lowest: Tensor  # (D,)
-    count: int = 0
-    distances: list[Tensor] = field(default_factory=list)  # D(x) in float32: 4 bytes a sample are all that grows
-
-    @classmethod
-    def of_no_sample(cls, rows: Tensor) -> _Moments:
-        units, wide = rows.shape[1], wide_dtype(rows.device)
-        infinite = rows.new_full((units,), float("inf"), dtype=wide)
-        zero = rows.new_zeros(units, dtype=wide)
-        return cls(zero, rows.new_zeros((units, units), dtype=wide), -infinite, infinite)
-
-    def add(self, rows: Tensor) -> None:
-        wide = rows.to(self.mean.dtype)
-        count = len(wide)
-        if not count:
-            return
-        mean = wide.mean(0)
-        centred = wide - mean
-        shift = mean - self.mean
-        total = self.count + count
-        self.scatter.addmm_(centred.T, centred).addr_(shift, shift, alpha=self.count * count / total)
-        self.mean += shift * (count / total)
-        self.highest = torch.maximum(self.highest, wide.amax(0))
-        self.lowest = torch.minimum(self.lowest, wide.amin(0))
-        self.distances.append(average_distance(rows).float().cpu())
-        self.count = total
-
-    def over_processes(self) -> _Moments:
-        """Those of all processes' samples, the same everywhere."""
-        count = int(sum_over_processes(torch.tensor([self.count], device=self.mean.device)))
-        if count == 0:
-            raise ValueError("a layer has 0 samples in the whole data set: it is padding only, or there was no batch")
-        mean = sum_over_processes(self.mean * self.count) / count
-        shift = self.mean - mean
-        scatter = sum_over_processes(torch.addr(self.scatter, shift, shift, alpha=float(self.count)))
-        local = torch.cat(self.distances) if self.distances else torch.zeros(0)
-        distances = gather_over_processes(local.to(self.mean))
-        return _Moments(
-            mean, scatter, max_over_processes(self.highest), -max_over_processes(-self.lowest), count, [distances]
-        )
+from .quantiles import EXACT_SAMPLES, QuantileMeter
 
 
 class DiagnosticsMeter:
     """Sums over batches from which `LayerDiagnostics` follow.
 
-    It holds two D x D matrices in float64 and two of similarities for each layer, and 4 bytes for each sample.
+    It holds three D x D matrices in float64 for each layer, and 8 MB at most for the quantiles of D(x). Those are
+    exact up to `exact_samples` samples (see `QuantileMeter`), and all else is for any number.
 
     Args:
         gammas: the training gamma by layer; a layer without one is measured at its normalised gamma.
+        exact_samples: samples of a layer, over all processes, up to which the quantiles of D(x) are exact.
     """
 
-    def __init__(self, gammas: Mapping[str, float] | None = None):
+    def __init__(self, gammas: Mapping[str, float] | None = None, exact_samples: int = EXACT_SAMPLES):
         """See the class."""
         given = dict(gammas or {})
         for name, gamma in given.items():
@@ -94,7 +43,9 @@ class DiagnosticsMeter:
         self._at_training = DiversityMeter(matrix, given.get)
         self._scales: dict[str, float] = {}
         self._normalised = DiversityMeter(matrix, self._scales.get)
-        self._moments: dict[str, _Moments] = {}
+        self._moments: dict[str, Moments] = {}
+        self._distances: dict[str, QuantileMeter] = {}
+        self._exact_samples = exact_samples
 
     @torch.no_grad()
     def update(self, rows: Mapping[str, Tensor]) -> None:
@@ -105,19 +56,28 @@ class DiagnosticsMeter:
 
         Raises:
             TypeError: the activations are not floating point.
-            ValueError: a layer has one unit.
+            ValueError: a layer has one unit, or its rows are not (N, D).
         """
         self._estimate_scales(rows)
         self._normalised.update(rows)
         self._at_training.update({name: values for name, values in rows.items() if name in self._given})
         for name, values in rows.items():
             if name not in self._moments:
-                self._moments[name] = _Moments.of_no_sample(values)
+                self._moments[name] = Moments.of_no_sample(values)
+                self._distances[name] = QuantileMeter(self._exact_samples)
             with torch.autocast(values.device.type, enabled=False):
-                self._moments[name].add(values)
+                if len(values):
+                    wide = values.to(wide_dtype(values.device))
+                    self._moments[name].add(wide)
+                    self._distances[name].add(wide.var(1, unbiased=True))  # D(x), see `average_distance`
 
     def _estimate_scales(self, rows: Mapping[str, Tensor]) -> None:
         for name, values in rows.items():
+            if values.ndim != 2:
+                raise ValueError(
+                    f"layer {name!r} gives activations of shape {tuple(values.shape)}: they must be (N, D), samples "
+                    "by units; type activations.flatten(0, -2) to take every position as a sample"
+                )
             check_rows(name, values, alone=False)
             count = torch.tensor([len(values)], device=values.device)
             if name not in self._scales and int(sum_over_processes(count)):
@@ -135,42 +95,13 @@ class DiagnosticsMeter:
         normalised, at_training = self._normalised.compute(), self._at_training.compute()
         found = {}
         for name, moments in self._moments.items():
-            whole = moments.over_processes()
-            scaled = normalised[name]
-            own = at_training.get(name, scaled)
-            covariance = whole.scatter / whole.count
-            second = torch.addr(covariance, whole.mean, whole.mean)
-            constant = whole.highest == whole.lowest
-            correlation = correlation_from_covariance(covariance, constant)
-            centred, uncentred = symmetric_eigenvalues(covariance), symmetric_eigenvalues(second)
-            found[name] = LayerDiagnostics(
-                num_samples=whole.count,
-                num_units=len(whole.mean),
-                gamma=_gamma(own.gamma),
-                mean_similarity=own.mean_similarity,
-                normalised_gamma=_gamma(scaled.gamma),
-                mean_similarity_normalised=scaled.mean_similarity,
-                mean_absolute_correlation=mean_absolute_correlation(correlation),
-                activation_norm=float(second.trace()),
-                largest_activation=float(torch.maximum(whole.highest.abs(), whole.lowest.abs()).max()),
-                constant_units=constant.cpu(),
-                never_positive_units=(whole.highest <= 0).cpu(),
-                effective_rank=effective_rank(centred),
-                effective_rank_uncentred=effective_rank(uncentred),
-                participation_ratio=participation_ratio(centred),
-                participation_ratio_uncentred=participation_ratio(uncentred),
-                spectrum_slope=spectrum_slope(centred),
-                eigenvalues=centred.cpu(),
-                similarity=own.similarity.cpu(),
-                correlation=correlation.cpu(),
-                distance_quantiles=distance_quantiles(whole.distances[0]),
+            found[name] = describe(
+                moments.over_processes(),
+                at_training.get(name, normalised[name]),
+                normalised[name],
+                self._distances[name].compute(device=moments.mean.device),
             )
         return found
-
-
-def _gamma(value: float | None) -> float:
-    assert value is not None  # both meters measure a similarity
-    return value
 
 
 def measure_diagnostics(
@@ -178,17 +109,19 @@ def measure_diagnostics(
     dataloader: Iterable[Mapping[str, Any]],
     diversity: DiversityConfig | None = None,
     gammas: Mapping[str, float] | None = None,
+    progress: Callable[[Iterable[Mapping[str, Any]]], Iterable[Mapping[str, Any]]] | None = None,
     on_batch: Callable[[Mapping[str, Any], Any], None] | None = None,
 ) -> dict[str, LayerDiagnostics]:
     """Diagnose layers of any model over a data set, in evaluation mode.
 
     Args:
         model: any model whose layers `find_layers` resolves; left in the mode it was in.
-        dataloader: gives batches as dicts of the model's inputs; wrap it in tqdm for a progress bar. With several
-            processes each gives its own part, and all must give as many batches.
+        dataloader: gives batches as dicts of the model's inputs. With several processes each gives its own part, and
+            all must give as many batches.
         diversity: which layers, samples and gamma; weights do not matter. Default: `DiversityConfig()`.
         gammas: the training gamma by layer, say from `diversity_state.json`; else it is `diversity.gamma`, and with
             "median" the normalised gamma of the first batch.
+        progress: wraps the data loader to show how far it is: `tqdm`, or a function that returns one.
         on_batch: called with each batch and what the model gave for it.
 
     Returns:
@@ -199,7 +132,8 @@ def measure_diagnostics(
     """
     diversity = diversity or DiversityConfig()
     meter: DiagnosticsMeter | None = None
-    for rows in iterate_rows(model, dataloader, diversity, on_batch):
+    batches = dataloader if progress is None else progress(dataloader)
+    for rows in iterate_rows(model, batches, diversity, on_batch):
         if meter is None:
             given = {} if diversity.gamma == "median" else dict.fromkeys(rows, float(diversity.gamma))
             for name in gammas or {}:

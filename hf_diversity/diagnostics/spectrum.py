@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from .checks import float64, float64_activations, float64_eigenvalues
+
 
 def covariance_eigenvalues(activations: Tensor) -> Tensor:
     """Eigenvalues of the covariance (1/N) sum_i (a_i - mean) (a_i - mean)^T, descending.
@@ -21,7 +23,7 @@ def covariance_eigenvalues(activations: Tensor) -> Tensor:
     Returns:
         (D,) float64, >= 0.
     """
-    wide = activations.detach().double()
+    wide = float64_activations(activations)
     return _spectrum(wide - wide.mean(0))
 
 
@@ -34,7 +36,7 @@ def second_moment_eigenvalues(activations: Tensor) -> Tensor:
     Returns:
         (D,) float64, >= 0.
     """
-    return _spectrum(activations.detach().double())
+    return _spectrum(float64_activations(activations))
 
 
 def _spectrum(rows: Tensor) -> Tensor:
@@ -45,8 +47,13 @@ def _spectrum(rows: Tensor) -> Tensor:
 
 
 def symmetric_eigenvalues(matrix: Tensor) -> Tensor:
-    """Eigenvalues of a positive semi-definite matrix (D, D), descending, with rounding below 0 cut off."""
-    return torch.linalg.eigvalsh(matrix.double()).flip(0).clamp_(min=0)
+    """Eigenvalues of a positive semi-definite matrix (D, D), descending, (D,) float64.
+
+    Those below D times the rounding of the largest are 0. They are rounding, of either sign, and their roots would
+    count in the effective rank (with fewer samples than units most of them are of this kind).
+    """
+    values = torch.linalg.eigvalsh(float64(matrix)).flip(0)
+    return values.where(values > len(values) * torch.finfo(values.dtype).eps * values[0], 0.0)
 
 
 def effective_rank(eigenvalues: Tensor) -> float:
@@ -64,7 +71,7 @@ def effective_rank(eigenvalues: Tensor) -> float:
     References:
         Roy and Vetterli, "The effective rank" (EUSIPCO 2007); Garrido et al., "RankMe" (ICML 2023).
     """
-    sigma = eigenvalues.double().clamp(min=0).sqrt()
+    sigma = float64_eigenvalues(eigenvalues).sqrt()
     p = sigma / sigma.sum()
     return float(torch.special.entr(p).sum().exp())
 
@@ -75,7 +82,7 @@ def participation_ratio(eigenvalues: Tensor) -> float:
     References:
         Gao et al., "A theory of multineuronal dimensionality" (2017).
     """
-    values = eigenvalues.double()
+    values = float64_eigenvalues(eigenvalues)
     values = values / values.max()  # squares of tiny numbers would vanish
     return float(values.sum().square() / values.square().sum())
 
@@ -97,13 +104,13 @@ def spectrum_slope(eigenvalues: Tensor, first: int = 1, last: int | None = None)
     References:
         Stringer et al., Nature 571 (2019); Agrawal et al., "alpha-ReQ" (NeurIPS 2022).
     """
-    values = eigenvalues.double()
+    values = float64_eigenvalues(eigenvalues)
     end = len(values) if last is None else last
     if not 1 <= first <= end <= len(values):
         raise ValueError(
             f"ranks {first} to {last}: type first=1 and last=None, or ranks from 1 to {len(values)} in order"
         )
-    used = int((values > 1e-10 * values[0]).sum()) if len(values) and values[0] > 0 else 0
+    used = int((values > 1e-10 * values[0]).sum())
     end = min(end, used)
     if end - first < 1:
         return math.nan

@@ -27,6 +27,7 @@ from .fourier import cheapest_steps, pair_sum_fourier, terms_needed, terms_of_ro
 from .tiles import pair_sum_tiles
 
 _SORTED_COST = 140.0
+_CALL_COST = 300_000.0  # ns of any call, forward and backward: about a hundred operations on small tensors
 _FEWEST_TERMS = 6  # of a row of equal units
 # Rows share the number of terms of their widest. Another bucket costs its small operations, whatever its size, and
 # where no bucket has nearly all rows, every row must be gathered and scattered.
@@ -70,6 +71,9 @@ def pair_sum_value(activations: Tensor, gamma: Tensor | float, with_gradient: bo
 def estimated_cost(rows: int, units: int, spread: float = 4.5) -> float:
     """About how long value and gradient of Direct take on one CPU thread, by the costs above, in nanoseconds.
 
+    Within 30 % of what was measured from 64 x 64 to 6272 x 768, normally distributed or behind a GELU, at gamma =
+    median, on one core of an AVX-512 server. Another gamma and heavy tails change it.
+
     Args:
         rows: N.
         units: D.
@@ -77,7 +81,7 @@ def estimated_cost(rows: int, units: int, spread: float = 4.5) -> float:
             activations of 512 units.
     """
     terms = float(terms_needed(spread, torch.float32))
-    return rows * units * min(_SORTED_COST, _tiles_cost(units), _fourier_cost(terms, units))
+    return _CALL_COST + rows * units * min(_SORTED_COST, _tiles_cost(units), _fourier_cost(terms, units))
 
 
 def _tiles_cost(units: int) -> float:

@@ -1,6 +1,7 @@
-"""Metrics that need no network: local modules of the `evaluate` library.
+"""Metrics and measurements that need no network: local modules of the `evaluate` library.
 
-`evaluate.load("accuracy")` downloads a script from the Hub; these files are here.
+`evaluate.load("accuracy")` downloads a script from the Hub; these files are here. `evaluate.load` takes their folders,
+and those of `within_layer_diversity` and `generalization_gap` can be pushed as Spaces as they are.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import evaluate
 
-NAMES = ("accuracy",)
+NAMES = ("accuracy", "generalization_gap", "within_layer_diversity")
 
 
 def path(name: str) -> str:
@@ -34,14 +35,15 @@ def path(name: str) -> str:
     return str(Path(__file__).parent / name / f"{name}.py")
 
 
-def load(name: str) -> evaluate.Metric:
-    """Load a metric.
+def load(name: str, config_name: str | None = None) -> evaluate.EvaluationModule:
+    """Load a metric or measurement.
 
     Unlike `evaluate.load(path(name))` this copies nothing into the user's cache and keeps its inputs in memory, so
     that several processes can compute at the same time without waiting for one another's locks.
 
     Args:
         name: one of `NAMES`.
+        config_name: which form of its inputs; see `generalization_gap`.
 
     Raises:
         ValueError: the name is unknown.
@@ -52,4 +54,4 @@ def load(name: str) -> evaluate.Metric:
     """
     path(name)
     module = importlib.import_module(f"{__name__}.{name}.{name}")
-    return getattr(module, name.title().replace("_", ""))(keep_in_memory=True)
+    return getattr(module, name.title().replace("_", ""))(config_name=config_name, keep_in_memory=True)

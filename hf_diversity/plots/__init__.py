@@ -3,6 +3,7 @@
 Every function returns `(figure, axes)` and shows or saves nothing. Colours are safe for any kind of colour blindness.
 """
 
+from .gaps import gaps
 from .layers import dead_units, distance_curves, redundancy, spectra
 from .matrices import order_units, similarity_matrices
 from .style import COLOURS, import_pyplot
@@ -13,6 +14,7 @@ __all__ = [
     "dead_units",
     "distance_curves",
     "gap_curves",
+    "gaps",
     "history_curve",
     "import_pyplot",
     "order_units",

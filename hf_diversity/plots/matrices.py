@@ -7,16 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .style import import_pyplot
+from .style import import_pyplot, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST_POINTS = 512  # drawn along an axis
+# All eigenvectors of more units take seconds
+_LARGE = 512
+_KRYLOV_STEPS = 80
 
 
 def order_units(similarity: Any) -> np.ndarray:
     """Return an order of the units that puts similar ones side by side (spectral seriation, by the Fiedler vector).
+
+    Of more than 512 units the vector is approximated in a Krylov space: half a second for 2,048.
 
     Args:
         similarity: S, shape (D, D), symmetric.
@@ -31,8 +36,32 @@ def order_units(similarity: Any) -> np.ndarray:
     degrees = similarity.sum(axis=1)
     # Normalised, so that a few units unlike all others do not take the whole vector.
     scale = 1 / np.sqrt(degrees)
-    _, vectors = np.linalg.eigh(scale[:, None] * similarity * scale[None, :])
-    return np.argsort(vectors[:, -2] * scale, kind="stable")
+    normalised = scale[:, None] * similarity * scale[None, :]
+    if len(similarity) > _LARGE:
+        second = _second_eigenvector(normalised, first=np.sqrt(degrees / degrees.sum()))
+    else:
+        second = np.linalg.eigh(normalised)[1][:, -2]
+    return np.argsort(second * scale, kind="stable")
+
+
+def _second_eigenvector(matrix: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """The eigenvector of the second largest eigenvalue, where the `first` is known, by Rayleigh and Ritz."""
+    vector = np.random.default_rng(0).standard_normal(len(matrix))
+    basis = [first]
+    images: list[np.ndarray] = []
+    for _ in range(_KRYLOV_STEPS):
+        for _ in range(2):  # once leaves rounding along the earlier directions
+            known = np.stack(basis)
+            vector = vector - known.T @ (known @ vector)
+        length = np.linalg.norm(vector)
+        if length < 1e-10:  # the space holds every direction that matters
+            break
+        basis.append(vector / length)
+        images.append(matrix @ basis[-1])
+        vector = images[-1]
+    space = np.stack(basis[1:])
+    _, coefficients = np.linalg.eigh(space @ np.stack(images).T)
+    return space.T @ coefficients[:, -1]
 
 
 def similarity_matrices(matrices: Mapping[str, Any], title: str | None = None) -> tuple[Figure, np.ndarray]:
@@ -62,13 +91,13 @@ def similarity_matrices(matrices: Mapping[str, Any], title: str | None = None) -
         image = axis.imshow(
             shown, vmin=0, vmax=1, cmap="cividis", interpolation="nearest", extent=(0, len(matrix), len(matrix), 0)
         )
-        axis.set_title(f"{name}\nmean off-diagonal {_mean_off_diagonal(matrix):.3f}", fontsize=10)
+        axis.set_title(f"{plain(name)}\nmean off-diagonal {_mean_off_diagonal(matrix):.3f}", fontsize=10)
         axis.set_xlabel(f"unit (similar ones side by side{f', {block} to a point' if block > 1 else ''})")
         if column == 0:
             axis.set_ylabel("unit")
     figure.colorbar(image, ax=axes[0].tolist(), label="similarity of two units", shrink=0.75)
     if title:
-        figure.suptitle(title)
+        figure.suptitle(plain(title))
     return figure, axes[0]
 
 

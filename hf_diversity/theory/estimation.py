@@ -140,8 +140,8 @@ def squared_loss_bound(
 ) -> EstimationBound:
     """Estimation error of the squared loss, (1/2) (f(x) - y)^2 with |y| <= C2.
 
-    8 (sqrt J + C2) R(F) + (1/2) (sqrt J + C2)^2 sqrt(2 log(2/delta) / N), R(F) <= (2 L C1 C3 C4 + C4 |phi(0)|) M /
-    sqrt N for two-layer networks.
+    8 (sqrt J + C2) R(F) + (1/2) (sqrt J + C2)^2 sqrt(2 log(2/delta) / N), and for two-layer networks
+    R(F) <= (2 L C1 C3 C4 + C4 |phi(0)|) M / sqrt N.
 
     Derivation: that of the module, with the slope |f - y| <= K = r + C2 and the loss at most B = (1/2) (r + C2)^2.
     The truncated loss min(loss, B) is half the square of f - y cut to [-(r + C2), r + C2], so K-Lipschitz as well.
@@ -209,9 +209,9 @@ def logistic_loss_bound(
 
     8 K R(F) + log(1 + exp(sqrt J)) sqrt(2 log(2/delta) / N), K = 1 / (1 + exp(-sqrt J)).
 
-    Derivation: that of the module. The slope is 1 / (1 + exp(y f)) in size, and as y f >= -r, at most K = 1 / (1 +
-    exp(-r)); the loss is at most B = log(1 + exp(r)). The truncated loss min(loss, B) is that of max(y f, -r), so
-    K-Lipschitz as well.
+    Derivation: that of the module. The slope is 1 / (1 + exp(y f)) in size, and as y f >= -r, at most
+    K = 1 / (1 + exp(-r)); the loss is at most B = log(1 + exp(r)). The truncated loss min(loss, B) is that of
+    max(y f, -r), so K-Lipschitz as well.
 
     Args:
         inputs: the class of networks and N.

@@ -213,12 +213,16 @@ def parse_arguments(
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = _make_parser(types, description)
     known = _fields(parser)
+    words, nulls = _without_nulls(words, known)
     given, unknown = parser.parse_known_args(words)
     if unknown:
         parser.error(unknown_name("argument", unknown[0], known))
     if given.config is not None:
-        source = f"--config {given.config}"
-        words = _words(read_values(given.config, parser.error), source, parser) + words
+        values = read_values(given.config, parser.error)
+        # `--key null` on the command line wins
+        values = {key: value for key, value in values.items() if key not in nulls}
+        words = _words(values, f"--config {given.config}", parser) + words
+    parser.set_defaults(**dict.fromkeys(nulls))
     return _parse(parser, words)
 
 
@@ -280,6 +284,26 @@ def _parse(parser: HfArgumentParser, words: list[str]) -> tuple[Any, ...]:
     return tuple(parsed)
 
 
+def _without_nulls(words: list[str], known: list[str]) -> tuple[list[str], set[str]]:
+    """Take `--key null` and `--key=null` out of the words, as no word stands for the value None; and their keys."""
+    kept: list[str] = []
+    nulls: set[str] = set()
+    position = 0
+    while position < len(words):
+        word, *after = words[position : position + 2]
+        key, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or key not in known:
+            kept.append(word)
+        elif value == "null" or (not equals and after == ["null"]):
+            nulls.add(key)
+            position += not equals
+        else:
+            nulls.discard(key)  # typed again
+            kept.append(word)
+        position += 1
+    return kept, nulls
+
+
 def _words(values: Mapping[str, Any], source: str, parser: HfArgumentParser) -> list[str]:
     """The values as they would be typed."""
     words, known = [], _fields(parser)
@@ -287,7 +311,7 @@ def _words(values: Mapping[str, Any], source: str, parser: HfArgumentParser) -> 
         if key not in known:
             parser.error(f"{source}: " + unknown_name("key", str(key), known))
         if value is None:
-            # `key: null` is the only value that cannot be typed as a word.
+            # No word stands for None.
             parser.set_defaults(**{key: None})
         elif isinstance(value, list):
             words += [f"--{key}", *map(str, value)]
@@ -337,9 +361,9 @@ def _mapping(name: str, value: dict | str | None) -> dict:
         return {}
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{name} is {value!r}: not JSON ({error}); type --{name} '{{\"in_chans\": 1}}'") from None
+            value = yaml.safe_load(value)  # JSON as well, which is YAML
+        except yaml.YAMLError as error:
+            raise ValueError(f"{name} is {value!r}: not YAML ({error}); type --{name} '{{in_chans: 1}}'") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{name} is {value!r}: it must be a mapping; type --{name} '{{\"in_chans\": 1}}'")
+        raise ValueError(f"{name} is {value!r}: it must be a mapping; type --{name} '{{in_chans: 1}}'")
     return value

@@ -11,8 +11,8 @@ import torch
 from transformers import DataCollatorForLanguageModeling
 
 from common.arguments import DataArguments
-from common.data import Split, find_column
-from common.texts import SINGLE, check_is_text
+from hf_diversity.data.columns import SINGLE, check_is_text, find_column
+from hf_diversity.data.examples import Split
 
 
 @dataclass
@@ -59,7 +59,7 @@ def group_into_blocks(split: Split, role: str, arguments: LanguageArguments, tok
     Raises:
         ValueError: there is no such column, or not text enough for one block.
     """
-    column = find_column(split.examples, arguments.text_column, SINGLE, "text_column")
+    column = find_column(split.examples, arguments.text_column, SINGLE, "text_column: NAME")
     check_is_text(split.examples, column)
     end = tokenizer.eos_token_id
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import datasets
 import numpy as np
-import torch
 from PIL.Image import Image
 
 from common.arguments import LabelledDataArguments, ModelArguments
-from common.data import Split, find_column
+from hf_diversity.data.columns import IMAGE_COLUMNS, find_image_column
+from hf_diversity.data.examples import Split
 
-IMAGE_COLUMNS = ("image", "img", "images", "pixel_values")
 AUGMENTATIONS = ("crop", "flip", "resized_crop")
-CACHE_BYTES = 256 * 2**20
 
 
 @dataclass
@@ -113,13 +108,7 @@ def image_column(split: Split, arguments: ImageArguments) -> str:
     Raises:
         ValueError: there is no such column, or it holds no images.
     """
-    name = find_column(split.examples, arguments.image_column, IMAGE_COLUMNS, "image_column")
-    if not isinstance(split.examples.features[name], datasets.Image):
-        raise ValueError(
-            f"image_column {name!r} holds {split.examples.features[name]}, not images: type image_column: NAME, or "
-            "save the data with the feature datasets.Image()"
-        )
-    return name
+    return find_image_column(split.examples, arguments.image_column)
 
 
 def channel_statistics(
@@ -135,68 +124,3 @@ def channel_statistics(
     # Three digits: what one would type into a configuration file.
     deviation = np.sqrt(np.maximum(squares / count - mean**2, 1e-6))
     return tuple(np.round(mean, 3).tolist()), tuple(np.round(deviation, 3).tolist())
-
-
-@dataclass
-class _Memory:
-    """Inputs made so far, (N, C, H, W) from the first on, and of which examples."""
-
-    is_made: np.ndarray
-    inputs: torch.Tensor | None = None
-
-
-class ImageDataset(torch.utils.data.Dataset):
-    """Model inputs `{"pixel_values": tensor, "labels": int}`, made when asked for.
-
-    Not a `datasets.Dataset` with a transform: Trainer would remove its image column, and label noise would have to
-    rewrite the images.
-
-    Args:
-        split: examples and their labels.
-        column: the column that holds the images.
-        mode: PIL mode that the model expects, "L" or "RGB".
-        processor: the model's image processor.
-        change: a random change of the image before the processor. Without one, inputs that fit into `CACHE_BYTES` are
-            made only once for a split, column, mode and processor.
-    """
-
-    def __init__(self, split: Split, column: str, mode: str, processor: Any, change=None):
-        self.split, self.column, self.mode, self.processor, self.change = split, column, mode, processor, change
-        key = (column, mode, str(processor.to_dict()))
-        self._memory = split.made.setdefault(key, _Memory(np.zeros(len(split), dtype=bool)))
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.split)
-
-    def __getitem__(self, position: int) -> dict[str, Any]:
-        """Return one example."""
-        return self.__getitems__([position])[0]
-
-    def __getitems__(self, positions: Sequence[int]) -> list[dict[str, Any]]:
-        """Return several examples; `DataLoader` asks for a batch at a time if it can."""
-        pixels = self._make(positions) if self.change is not None else self._remembered(positions)
-        return [
-            {"pixel_values": image, "labels": int(self.split.labels[position])}
-            for image, position in zip(pixels, positions, strict=True)
-        ]
-
-    def _make(self, positions: Sequence[int]) -> torch.Tensor:
-        images = [image.convert(self.mode) for image in self.split.examples[list(positions)][self.column]]
-        if self.change is not None:
-            images = [self.change(image) for image in images]
-        return self.processor(images, return_tensors="pt")["pixel_values"]
-
-    def _remembered(self, positions: Sequence[int]) -> torch.Tensor:
-        memory = self._memory
-        missing = [position for position in positions if not memory.is_made[position]]
-        if not missing and memory.inputs is not None:
-            return memory.inputs[list(positions)]
-        made = self._make(missing)
-        if memory.inputs is None:
-            if made[0].nbytes * len(self) > CACHE_BYTES:
-                return made
-            memory.inputs = torch.empty((len(self), *made.shape[1:]), dtype=made.dtype)
-        memory.inputs[missing] = made
-        memory.is_made[missing] = True
-        return memory.inputs[list(positions)]

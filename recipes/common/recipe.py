@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,7 +138,19 @@ def run_recipe(
 
 
 def run_from_command_line(run: Callable[..., dict[str, Any]], types: Sequence[type], description: str | None) -> None:
-    """Parse the command line, train, and print the result."""
-    results = run(*(arguments := parse_arguments(types, description=description)))
+    """Parse the command line, train, and print the result.
+
+    What an argument or a file is to blame for ends with its message and exit status 2, as an unknown argument does;
+    with HF_DIVERSITY_DEBUG=1 in the environment it ends with the traceback.
+    """
+    try:
+        arguments = parse_arguments(types, description=description)
+        results = run(*arguments)
+    except (OSError, TypeError, ValueError) as error:
+        if os.environ.get("HF_DIVERSITY_DEBUG"):
+            raise
+        if os.environ.get("RANK", "0") == "0":  # all processes say the same
+            print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from None
     if arguments[-1].should_save:
         print(f"\n{summary(results)}\nwritten to {arguments[-1].output_dir}")

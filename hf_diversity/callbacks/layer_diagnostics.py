@@ -1,0 +1,152 @@
+"""`LayerDiagnosticsCallback`: what chosen layers look like, at each evaluation, in every log."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers.integrations import TensorBoardCallback
+from transformers.utils import logging
+
+from ..config import DiversityConfig
+from ..diagnostics import LayerDiagnostics, measure_diagnostics
+from ..distributed import world_size
+from .bound import TrainerBoundCallback, some_examples, untouched_random_state
+
+logger = logging.get_logger(__name__)
+
+_LOGGED = (
+    "mean_similarity",
+    "mean_similarity_normalised",
+    "mean_absolute_correlation",
+    "activation_norm",
+    "constant_share",
+    "never_positive_share",
+    "effective_rank",
+    "effective_rank_uncentred",
+    "participation_ratio",
+    "spectrum_slope",
+)
+
+
+class LayerDiagnosticsCallback(TrainerBoundCallback):
+    """Measures layers on evaluation examples and logs the numbers as `layers/<layer>/<quantity>`.
+
+    They reach every backend of `report_to`. TensorBoard also gets each layer's similarity matrix and spectrum as
+    images, if matplotlib is installed.
+
+    Cost: for each `every`-th evaluation a forward pass over `samples` examples, and for a layer of D units two D x D
+    similarities and two eigenvalue problems: some seconds at D = 2,048. It draws no random number.
+
+    Args:
+        layers: names and patterns, as in `DiversityConfig`; None for the layers of the trainer's regulariser.
+        dataset: the examples; None for the trainer's evaluation set, the first one of several.
+        samples: how many examples at most, the same each time. Several processes measure as many of them as fill
+            their batches equally, so that none counts twice.
+        every: measure at each so many-th evaluation.
+        images: whether TensorBoard gets images.
+        seed: draws the examples.
+
+    Raises:
+        ValueError: a number is below 1; when training starts: there are no examples, or a layer does not exist.
+    """
+
+    def __init__(
+        self,
+        layers: list[str] | None = None,
+        dataset: Any = None,
+        samples: int = 512,
+        every: int = 1,
+        images: bool = True,
+        seed: int = 0,
+    ):
+        """See the class."""
+        for name, value in (("samples", samples), ("every", every)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}: it must be a whole number of at least 1; type {name}=1")
+        self.layers, self.dataset, self.samples = layers, dataset, samples
+        self.every, self.images, self.seed = every, images, seed
+        self._evaluations = 0
+        self._last_step: int | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Refuse what could only fail at the first evaluation."""
+        super().on_train_begin(args, state, control, **kwargs)
+        self._evaluations, self._last_step = 0, None
+        self._examples()
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        """Measure and log, once a step, however many evaluation sets there are."""
+        if self.trainer.is_in_train and self._last_step == state.global_step:
+            return
+        self._last_step = state.global_step
+        self._evaluations += 1
+        if (self._evaluations - 1) % self.every:
+            return
+        with untouched_random_state():
+            measured = self.measure()
+        scalars = {
+            f"layers/{name}/{quantity}": layer.scalars()[quantity]
+            for name, layer in measured.items()
+            for quantity in _LOGGED
+        }
+        self.trainer.log({key: value for key, value in scalars.items() if value == value})  # NaN is no JSON
+        if self.images and state.is_world_process_zero:
+            self._draw(measured, state.global_step)
+
+    def measure(self) -> dict[str, LayerDiagnostics]:
+        """The diagnostics now, by layer."""
+        trainer = self.trainer
+        model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
+        config = getattr(trainer, "diversity", None) or DiversityConfig()
+        gammas = {}
+        if self.layers is None:
+            regularizer = getattr(trainer, "_regularizer", None)
+            for name in _names(trainer, model):
+                gamma = None if regularizer is None else regularizer.current_gamma(name, trainer.state.global_step)
+                if gamma is not None:
+                    gammas[name] = float(gamma)
+        else:
+            config = DiversityConfig.from_dict({**config.to_dict(), "layers": self.layers, "gamma": "median"})
+        return measure_diagnostics(model, self._loader_of(self._examples()), config, gammas)
+
+    def _examples(self) -> Any:
+        trainer = self.trainer
+        data = self.dataset if self.dataset is not None else trainer.eval_dataset
+        if isinstance(data, dict):
+            data = next(iter(data.values()))
+        if data is None:
+            raise ValueError("there are no examples to measure layers on; type dataset=... for the callback")
+        size = self.samples
+        if world_size() > 1:
+            together = world_size() * trainer.args.eval_batch_size
+            size = max(min(size, len(data)) // together, 1) * together
+        return some_examples(data, size, self.seed, "dataset")
+
+    def _draw(self, measured: dict[str, LayerDiagnostics], step: int) -> None:
+        boards = [c for c in self.trainer.callback_handler.callbacks if isinstance(c, TensorBoardCallback)]
+        writer = next((board.tb_writer for board in boards if board.tb_writer is not None), None)
+        if writer is None:
+            return
+        try:
+            import matplotlib.pyplot as pyplot
+
+            from .. import plots
+        except ImportError:
+            logger.warning_once(
+                'no images of layers for TensorBoard without matplotlib; type pip install "hf_diversity[plots]"'
+            )
+            return
+        for name, layer in measured.items():
+            for what, (figure, _) in (
+                ("similarity", plots.similarity_matrices({name: layer.similarity})),
+                ("spectrum", plots.spectra({name: layer})),
+            ):
+                writer.add_figure(f"layers/{name}/{what}", figure, step)
+                pyplot.close(figure)
+
+
+def _names(trainer: Any, model: Any) -> list[str]:
+    from ..layers import find_layers
+
+    config = getattr(trainer, "diversity", None) or DiversityConfig()
+    return [target.name for target in find_layers(model, config.layers, config.drop_prefix_tokens)]

@@ -1,0 +1,85 @@
+"""`DiversityScheduleCallback`: the regulariser's weights over the course of training."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from transformers.trainer_callback import ExportableState
+
+from .bound import TrainerBoundCallback
+
+DECAYS = ("constant", "linear", "cosine")
+
+
+class DiversityScheduleCallback(TrainerBoundCallback, ExportableState):
+    """Scales both weights of the regulariser, step by step: off until `start`, then up to 1, then perhaps down.
+
+    The factor is a function of the optimiser step and the number of steps alone, so a resumed run goes on exactly.
+    While it is 0 a step is Trainer's, bit for bit. Records of the log gain `diversity_scale`, the factor of the last
+    step, and `penalty`, what the regulariser added, so that `loss = task_loss + penalty`. It costs nothing.
+
+    Args:
+        start: share of training before which the factor is 0.
+        warmup: share of training over which it then rises from 0 to 1, linearly.
+        decay: "constant", "linear" or "cosine": how it falls from there to `final` at the last step.
+        final: the factor at the end of a decay.
+
+    Raises:
+        ValueError: a share is out of range, or an unknown decay; when training starts: the checkpoint was trained with
+            another schedule.
+    """
+
+    def __init__(self, start: float = 0.0, warmup: float = 0.0, decay: str = "constant", final: float = 0.0):
+        """See the class."""
+        for name, value in (("start", start), ("warmup", warmup), ("final", final)):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+                raise ValueError(f"{name} is {value!r}: it must be a number from 0 to 1; type {name}=0.1")
+        if start + warmup > 1:
+            raise ValueError(
+                f"start {start} and warmup {warmup} together exceed the whole training; type smaller shares, say "
+                "warmup=0.1"
+            )
+        if decay not in DECAYS:
+            raise ValueError(f"decay is {decay!r}: choose from {', '.join(DECAYS)}")
+        if start == warmup == 0 and decay == "constant":
+            raise ValueError('this schedule changes nothing: type warmup=0.1, start=0.5 or decay="linear"')
+        self.start, self.warmup, self.decay, self.final = start, warmup, decay, final
+
+    def factor(self, step: int, max_steps: int) -> float:
+        """What the weights are multiplied by in the step after `step` optimiser steps of `max_steps`."""
+        progress = step / max(max_steps, 1)
+        if progress < self.start:
+            return 0.0
+        if progress < self.start + self.warmup:
+            return (progress - self.start) / self.warmup
+        if self.decay == "constant":
+            return 1.0
+        left = max_steps * (1 - self.start - self.warmup) - 1  # the last step is the one after max_steps - 1
+        done = min((step - max_steps * (self.start + self.warmup)) / left, 1.0) if left > 0 else 1.0
+        shape = 1 - done if self.decay == "linear" else (1 + math.cos(math.pi * done)) / 2
+        return self.final + (1 - self.final) * shape
+
+    def state(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        settings = {"start": self.start, "warmup": self.warmup, "decay": self.decay, "final": self.final}
+        return {"args": settings, "attributes": {}}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Refuse to go on with another schedule than the checkpoint's."""
+        super().on_train_begin(args, state, control, **kwargs)
+        if not hasattr(self.trainer, "_scale_diversity"):
+            raise RuntimeError(
+                f"{type(self).__name__} belongs to DiversityTrainer: {type(self.trainer).__name__} has no regulariser"
+            )
+        stored = (state.stateful_callbacks or {}).get(type(self).__name__)
+        stored = stored[0] if isinstance(stored, list) and stored else stored
+        if state.global_step and isinstance(stored, dict) and stored != self.state():
+            raise ValueError(
+                f"the checkpoint was trained with the schedule {stored['args']}, and this one is "
+                f"{self.state()['args']}; type DiversityScheduleCallback(**{stored['args']}) to go on with it"
+            )
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        """Set the factor of this step."""
+        self.trainer._scale_diversity(self.factor(state.global_step, state.max_steps))

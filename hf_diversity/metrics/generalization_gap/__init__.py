@@ -1,0 +1,1 @@
+"""Generalisation gap, as a local module of the `evaluate` library."""

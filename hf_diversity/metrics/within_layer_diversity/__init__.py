@@ -1,0 +1,1 @@
+"""Within-layer diversity, as a local module of the `evaluate` library."""
