@@ -61,25 +61,34 @@ def _stem(convolution: nn.Conv2d) -> nn.Conv2d:
     return nn.Conv2d(convolution.in_channels, convolution.out_channels, 3, padding=1, bias=False)
 
 
-def _cfg(first_conv: str, classifier: str) -> dict[str, Any]:
+def untrained_cfg(side: int, first_conv: str, classifier: str, **more: Any) -> dict[str, Any]:
+    """What timm keeps of an architecture without published weights.
+
+    Args:
+        side: of its images, in pixels.
+        first_conv: name of the first convolution; "" if there is none.
+        classifier: name of the output layer.
+        **more: further entries.
+    """
     return {
         "num_classes": 10,
-        "input_size": (3, 32, 32),
+        "input_size": (3, side, side),
         "crop_pct": 1.0,
         "interpolation": "bilinear",
         "mean": (0.5, 0.5, 0.5),
         "std": (0.25, 0.25, 0.25),
         "first_conv": first_conv,
         "classifier": classifier,
+        **more,
     }
 
 
 default_cfgs = generate_default_cfgs(
     {
-        "cifar_resnet20.untrained": _cfg("conv1", "fc"),
-        "cifar_resnet50.untrained": _cfg("conv1", "fc"),
-        "cifar_resnext29_8x16d.untrained": _cfg("conv1", "fc"),
-        "cifar_densenet_bc_100_12.untrained": _cfg("features.conv0", "classifier"),
+        "cifar_resnet20.untrained": untrained_cfg(32, "conv1", "fc"),
+        "cifar_resnet50.untrained": untrained_cfg(32, "conv1", "fc"),
+        "cifar_resnext29_8x16d.untrained": untrained_cfg(32, "conv1", "fc"),
+        "cifar_densenet_bc_100_12.untrained": untrained_cfg(32, "features.conv0", "classifier"),
     }
 )
 ARCHITECTURES = tuple(default_cfgs)

@@ -14,6 +14,8 @@ from timm.layers import ClassifierHead
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
+from .cifar_models import untrained_cfg
+
 
 class SmallCNN(nn.Module):
     """Blocks of a 3 x 3 convolution with stride 2, batch normalisation and ReLU; then average pooling.
@@ -125,24 +127,10 @@ class SmallMLP(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
-def _cfg(first_conv: str, classifier: str, **more: Any) -> dict[str, Any]:
-    return {
-        "num_classes": 10,
-        "input_size": (3, 28, 28),
-        "crop_pct": 1.0,
-        "interpolation": "bilinear",
-        "mean": (0.5, 0.5, 0.5),
-        "std": (0.25, 0.25, 0.25),
-        "first_conv": first_conv,
-        "classifier": classifier,
-        **more,
-    }
-
-
 default_cfgs = generate_default_cfgs(
     {
-        "small_cnn.untrained": _cfg("blocks.0.0", "head.fc"),
-        "small_mlp.untrained": _cfg("", "fc", fixed_input_size=True, pool_size=None),
+        "small_cnn.untrained": untrained_cfg(28, "blocks.0.0", "head.fc"),
+        "small_mlp.untrained": untrained_cfg(28, "", "fc", fixed_input_size=True, pool_size=None),
     }
 )
 ARCHITECTURES = tuple(default_cfgs)
