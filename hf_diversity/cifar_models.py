@@ -1,4 +1,4 @@
-"""The CIFAR forms of ResNet-50, ResNeXt-29 and DenseNet-BC, made of timm's classes; importing registers them in timm.
+"""The CIFAR forms of ResNet-20, ResNet-50, ResNeXt-29 and DenseNet-BC, of timm's classes; importing registers them.
 
 For images of 32 x 32 pixels the stem is one 3 x 3 convolution without stride, and nothing is pooled before the first
 stage. timm has the same networks for ImageNet alone.
@@ -13,7 +13,7 @@ from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.densenet import DenseNet
-from timm.models.resnet import Bottleneck, ResNet
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
 
@@ -61,27 +61,44 @@ def _stem(convolution: nn.Conv2d) -> nn.Conv2d:
     return nn.Conv2d(convolution.in_channels, convolution.out_channels, 3, padding=1, bias=False)
 
 
-def _cfg(first_conv: str, classifier: str) -> dict[str, Any]:
+def untrained_cfg(side: int, first_conv: str, classifier: str, **more: Any) -> dict[str, Any]:
+    """What timm keeps of an architecture without published weights.
+
+    Args:
+        side: of its images, in pixels.
+        first_conv: name of the first convolution; "" if there is none.
+        classifier: name of the output layer.
+        **more: further entries.
+    """
     return {
         "num_classes": 10,
-        "input_size": (3, 32, 32),
+        "input_size": (3, side, side),
         "crop_pct": 1.0,
         "interpolation": "bilinear",
         "mean": (0.5, 0.5, 0.5),
         "std": (0.25, 0.25, 0.25),
         "first_conv": first_conv,
         "classifier": classifier,
+        **more,
     }
 
 
 default_cfgs = generate_default_cfgs(
     {
-        "cifar_resnet50.untrained": _cfg("conv1", "fc"),
-        "cifar_resnext29_8x16d.untrained": _cfg("conv1", "fc"),
-        "cifar_densenet_bc_100_12.untrained": _cfg("features.conv0", "classifier"),
+        "cifar_resnet20.untrained": untrained_cfg(32, "conv1", "fc"),
+        "cifar_resnet50.untrained": untrained_cfg(32, "conv1", "fc"),
+        "cifar_resnext29_8x16d.untrained": untrained_cfg(32, "conv1", "fc"),
+        "cifar_densenet_bc_100_12.untrained": untrained_cfg(32, "features.conv0", "classifier"),
     }
 )
 ARCHITECTURES = tuple(default_cfgs)
+
+
+@register_model
+def cifar_resnet20(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
+    """ResNet-20 (3 stages of 3 basic blocks; 16, 32, 64 channels), but with timm's stem of 64 channels, not 16."""
+    arguments = {"block": BasicBlock, "layers": (3, 3, 3), "channels": (16, 32, 64), **kwargs}
+    return build_model_with_cfg(CifarResNet, "cifar_resnet20", pretrained, **arguments)
 
 
 @register_model

@@ -14,13 +14,12 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
-import transformers
 from common.arguments import parse_arguments
 from common.comparison import compare, gap, mean_similarity, metric, over_layers, paired
 from common.results import write_results
+from common.terminal import quiet
 from image_classification import TYPES, run
 from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, AutoModelForImageClassification, TrainerCallback
@@ -203,13 +202,6 @@ def main(words: list[str] | None = None) -> dict[str, list[dict[str, Any]]]:
     for path in write_figures(options.output_dir, results, folders):
         print(f"figure: {path}")
     return results
-
-
-def quiet() -> None:
-    """Leave the terminal to the demo's own progress bars."""
-    datasets.disable_progress_bars()
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
 
 
 if __name__ == "__main__":

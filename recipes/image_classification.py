@@ -19,8 +19,7 @@ from common.training import accuracy_of_choices
 from transformers import TrainingArguments
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
-from hf_diversity import DiversityConfig
-from hf_diversity.cifar_models import ARCHITECTURES
+from hf_diversity import DiversityConfig, cifar_models, small_models
 from hf_diversity.data.examples import ImageDataset
 
 TYPES = (ImageModelArguments, ImageArguments, RunArguments, DiversityConfig, TrainingArguments)
@@ -36,7 +35,7 @@ image = Image.open("picture.png").convert("{mode}")
 logits = model(**processor(image, return_tensors="pt")).logits
 print(model.config.id2label[logits.argmax(-1).item()])
 """
-REGISTRATION = "import hf_diversity.cifar_models  # noqa: F401  registers the architecture in timm\n"
+REGISTRATION = "import {module}  # noqa: F401  registers the architecture in timm\n"
 
 
 def prepare(model_arguments: ImageModelArguments, data_arguments: ImageArguments, splits: Splits) -> Prepared:
@@ -54,7 +53,8 @@ def prepare(model_arguments: ImageModelArguments, data_arguments: ImageArguments
     change = augmentation(data_arguments)
     # timm's processor is saved within the model's configuration, and warns when it is asked to save itself.
     saves_itself = not isinstance(built.processor, TimmWrapperImageProcessor)
-    registers = getattr(built.model.config, "architecture", None) in ARCHITECTURES
+    architecture = getattr(built.model.config, "architecture", None)
+    own = [module.__name__ for module in (cifar_models, small_models) if architecture in module.ARCHITECTURES]
     return Prepared(
         task="image-classification",
         model=built.model,
@@ -65,7 +65,7 @@ def prepare(model_arguments: ImageModelArguments, data_arguments: ImageArguments
         varied_train=inputs(splits.train, change) if change is not None else None,
         processor=built.processor if saves_itself else None,
         scoring=accuracy_of_choices(),
-        usage=USAGE.format(mode=built.mode, registration=REGISTRATION if registers else ""),
+        usage=USAGE.format(mode=built.mode, registration="".join(REGISTRATION.format(module=name) for name in own)),
     )
 
 

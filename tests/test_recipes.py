@@ -18,6 +18,7 @@ from common.arguments import parse_arguments
 from image_classification import TYPES, main, run
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from studies.plan import read_study
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from hf_diversity import DiversityConfig
@@ -264,6 +265,14 @@ def test_every_command_of_the_readme_is_understood(command, monkeypatch, tmp_pat
         with pytest.raises(InterruptedError):
             demo.main([*words[place + 1 :], "--use_cpu", "true"])
         assert planned
+    elif words[place] == "recipes/study.py":
+        import study
+
+        asked = []
+        for name in ("run", "show_status", "write_report"):
+            monkeypatch.setattr(study, name, asked.append)
+        study.main(words[place + 1 :])
+        assert asked and (not hasattr(asked[0], "config") or read_study(asked[0].config))
     elif words[place] == "recipes/compare.py":
         assert words[place + 1 :]
     else:

@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from hf_diversity.data import load_embedded
-from hf_diversity.data.examples import ImageDataset
+from hf_diversity.data.examples import ImageDataset, Split
 
 
 def keys(split):
@@ -286,8 +286,13 @@ def test_inputs_made_once_are_the_same_as_made_anew(monkeypatch):
     remembered = ImageDataset(splits.train, "image", "L", built.processor)
     first, mixed = remembered.__getitems__([3, 5]), remembered.__getitems__([5, 0, 3])
     monkeypatch.setattr("hf_diversity.data.examples.CACHE_BYTES", 0)
-    anew = ImageDataset(splits.train, "image", "L", built.processor)
+    # A split of its own: what is made is remembered with the split.
+    anew = ImageDataset(Split(splits.train.examples, splits.train.labels), "image", "L", built.processor)
     for item, position in zip([*first, *mixed], [3, 5, 5, 0, 3], strict=True):
         torch.testing.assert_close(item["pixel_values"], anew[position]["pixel_values"], rtol=0, atol=0)
         assert item["labels"] == splits.train.labels[position]
-    assert anew._cache is None and remembered._cache is not None
+    assert anew._memory.inputs is None and remembered._memory.inputs is not None
+    assert ImageDataset(splits.train, "image", "L", built.processor)._memory is remembered._memory
+    other = ImageArguments(max_train_samples=20, image_mean=[0.1], image_std=[0.2])
+    another, _ = build(model_args={"in_chans": 1}, data=other)
+    assert ImageDataset(splits.train, "image", "L", another.processor)._memory is not remembered._memory

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
@@ -15,10 +15,17 @@ CACHE_BYTES = 256 * 2**20
 
 @dataclass
 class Split:
-    """Examples of one split, and their class indices (which label noise may have changed; all 0 without classes)."""
+    """Examples of one split.
+
+    Attributes:
+        examples: the rows.
+        labels: their class indices, which label noise may have changed; all 0 without classes.
+        made: inputs that were made of them, by what made them: several runs over one split make them once.
+    """
 
     examples: datasets.Dataset
     labels: np.ndarray
+    made: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -27,6 +34,14 @@ class Split:
     def select(self, positions: np.ndarray) -> Split:
         """Return the examples at these positions."""
         return Split(self.examples.select(positions), self.labels[positions])
+
+
+@dataclass
+class _Memory:
+    """Inputs made so far, (N, C, H, W) from the first on, and of which examples."""
+
+    is_made: np.ndarray
+    inputs: torch.Tensor | None = None
 
 
 class ImageDataset(torch.utils.data.Dataset):
@@ -41,14 +56,14 @@ class ImageDataset(torch.utils.data.Dataset):
         mode: PIL mode that the model expects, "L" or "RGB".
         processor: the model's image processor.
         change: a random change of the image before the processor. Without one, inputs that fit into `CACHE_BYTES` are
-            made only once.
+            made only once for a split, column, mode and processor.
     """
 
     def __init__(self, split: Split, column: str, mode: str, processor: Any, change=None):
         """See the class."""
         self.split, self.column, self.mode, self.processor, self.change = split, column, mode, processor, change
-        self._cache: torch.Tensor | None = None
-        self._cached = np.zeros(len(split), dtype=bool)
+        key = (column, mode, str(processor.to_dict()))
+        self._memory: _Memory = split.made.setdefault(key, _Memory(np.zeros(len(split), dtype=bool)))
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -73,17 +88,18 @@ class ImageDataset(torch.utils.data.Dataset):
         return self.processor(images, return_tensors="pt")["pixel_values"]
 
     def _remembered(self, positions: Sequence[int]) -> torch.Tensor:
-        missing = [position for position in positions if not self._cached[position]]
-        if not missing and self._cache is not None:
-            return self._cache[list(positions)]
+        memory = self._memory
+        missing = [position for position in positions if not memory.is_made[position]]
+        if not missing and memory.inputs is not None:
+            return memory.inputs[list(positions)]
         made = self._make(missing)
-        if self._cache is None:
+        if memory.inputs is None:
             if made[0].nbytes * len(self) > CACHE_BYTES:
                 return made
-            self._cache = torch.empty((len(self), *made.shape[1:]), dtype=made.dtype)
-        self._cache[missing] = made
-        self._cached[missing] = True
-        return self._cache[list(positions)]
+            memory.inputs = torch.empty((len(self), *made.shape[1:]), dtype=made.dtype)
+        memory.inputs[missing] = made
+        memory.is_made[missing] = True
+        return memory.inputs[list(positions)]
 
 
 class TextDataset(torch.utils.data.Dataset):

@@ -24,7 +24,7 @@ from transformers import (
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 from transformers.trainer_utils import get_last_checkpoint
 
-from .. import cifar_models  # noqa: F401  registers the CIFAR architectures in timm
+from .. import cifar_models, small_models  # noqa: F401  register their architectures in timm
 from ..bandwidth import MedianGamma
 from ..checkpoints import CONFIG_NAME, STATE_NAME
 from ..config import DiversityConfig

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import json
+import operator
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import yaml
@@ -147,6 +148,21 @@ class RunArguments:
             "help": "Measure the similarity of the layer's units on the validation set before and after training."
         },
     )
+    diagnostics: bool = field(
+        default=False,
+        metadata={
+            "help": "Measure effective rank, correlation and dead units with the similarity (eigenvalues of a units x "
+            "units matrix)."
+        },
+    )
+    evaluate_test: bool = field(
+        default=True,
+        metadata={"help": "Evaluate the test set, at the end. False while settings are chosen (with keep_files)."},
+    )
+    keep_files: bool = field(
+        default=True,
+        metadata={"help": "Leave model, results, README and figures in output_dir; false: nothing is written."},
+    )
     momentum: float | None = field(default=None, metadata={"help": "Momentum of the optimiser, for optim: sgd."})
     lr_milestones: list[int] | None = field(
         default=None,
@@ -155,7 +171,12 @@ class RunArguments:
     lr_factor: float = field(default=0.1, metadata={"help": "What lr_milestones multiply the learning rate by."})
 
     def __post_init__(self):
-        """Refuse steps that cannot be taken."""
+        """Refuse steps that cannot be taken, and files that would lack what they state."""
+        if self.keep_files and not self.evaluate_test:
+            raise ValueError(
+                "evaluate_test is false and keep_files true: the README of a run states its test results; type "
+                "--keep_files false as well"
+            )
         if self.momentum is not None and not 0 <= self.momentum < 1:
             raise ValueError(f"momentum is {self.momentum}: it must lie in [0, 1); type momentum: 0.9")
         if self.lr_milestones is not None and (
@@ -190,19 +211,64 @@ def parse_arguments(
         RuntimeError: several processes were started that would not train together.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _make_parser(types, description)
+    known = _fields(parser)
+    words, nulls = _without_nulls(words, known)
+    given, unknown = parser.parse_known_args(words)
+    if unknown:
+        parser.error(unknown_name("argument", unknown[0], known))
+    if given.config is not None:
+        values = read_values(given.config, parser.error)
+        # `--key null` on the command line wins
+        values = {key: value for key, value in values.items() if key not in nulls}
+        words = _words(values, f"--config {given.config}", parser) + words
+    parser.set_defaults(**dict.fromkeys(nulls))
+    return _parse(parser, words)
+
+
+def parse_values(types: Sequence[type], values: Mapping[str, Any], source: str) -> tuple[Any, ...]:
+    """Parse a mapping as `parse_arguments` parses the lines of a file.
+
+    Args:
+        types: dataclasses whose fields, all different, are the keys.
+        values: by key.
+        source: where they come from, for the errors.
+
+    Returns:
+        One instance of each of `types`, in order.
+
+    Raises:
+        ValueError: a key is unknown or a value has the wrong type or is refused; names `source`.
+        RuntimeError: several processes were started that would not train together.
+    """
+    parser = _make_parser(types)
+
+    def fail(message: str) -> NoReturn:
+        raise ValueError(f"{source}: {message}")
+
+    parser.error = fail  # type: ignore[method-assign]
+    try:
+        return _parse(parser, _words(values, source, parser))
+    except (ValueError, TypeError) as error:
+        if str(error).startswith(source):
+            raise
+        raise ValueError(f"{source}: {error}") from error
+
+
+def _make_parser(types: Sequence[type], description: str | None = None) -> HfArgumentParser:
     # Abbreviations off: `--layer x` must not silently become `--layers x`.
     # The usage would list every field of TrainingArguments before each error.
     usage = "%(prog)s [--config FILE] [--field value ...] (--help lists the fields)"
     parser = HfArgumentParser(types, allow_abbrev=False, description=description, usage=usage)
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of the arguments below")
-    known = sorted({action.dest for action in parser._actions} - {"help", "config"})
-    words, nulls = _without_nulls(words, known)
-    given, unknown = parser.parse_known_args(words)
-    if unknown:
-        parser.error(_unknown("argument", unknown[0], known))
-    if given.config is not None:
-        words = _read_config(given.config, known, nulls, parser) + words
-    parser.set_defaults(**dict.fromkeys(nulls))
+    return parser
+
+
+def _fields(parser: HfArgumentParser) -> list[str]:
+    return sorted({action.dest for action in parser._actions} - {"help", "config"})
+
+
+def _parse(parser: HfArgumentParser, words: list[str]) -> tuple[Any, ...]:
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started > 1 and not torch.accelerator.is_available():
         # accelerate's launcher forgets `use_cpu: true` when it starts several processes, and each would then train by
@@ -238,13 +304,12 @@ def _without_nulls(words: list[str], known: list[str]) -> tuple[list[str], set[s
     return kept, nulls
 
 
-def _read_config(path: Path, known: list[str], nulls: set[str], parser: HfArgumentParser) -> list[str]:
-    words = []
-    for key, value in _read_values(path, parser).items():
+def _words(values: Mapping[str, Any], source: str, parser: HfArgumentParser) -> list[str]:
+    """The values as they would be typed."""
+    words, known = [], _fields(parser)
+    for key, value in values.items():
         if key not in known:
-            parser.error(f"--config {path}: " + _unknown("key", str(key), known))
-        if key in nulls:
-            continue  # `--key null` on the command line wins
+            parser.error(f"{source}: " + unknown_name("key", str(key), known))
         if value is None:
             # No word stands for None.
             parser.set_defaults(**{key: None})
@@ -258,20 +323,32 @@ def _read_config(path: Path, known: list[str], nulls: set[str], parser: HfArgume
     return words
 
 
-def _read_values(path: Path, parser: HfArgumentParser) -> dict[str, Any]:
+def read_values(
+    path: Path,
+    fail: Callable[[str], NoReturn],
+    combine: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]] = operator.or_,
+) -> dict[str, Any]:
+    """Read the `key: value` lines of a YAML file, on top of those of its `base`, if it names one beside it.
+
+    Args:
+        path: the file.
+        fail: called with a message if it is no such file.
+        combine: puts a file's own values on top of those of its base.
+    """
     if not path.is_file():
-        parser.error(f"--config {path}: no such file")
+        fail(f"--config {path}: no such file")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
-        parser.error(f"--config {path}: not YAML: {error}")
+        fail(f"--config {path}: not YAML: {error}")
     if not isinstance(values, dict):
-        parser.error(f"--config {path}: holds {type(values).__name__}, must hold lines of `key: value`")
+        fail(f"--config {path}: holds {type(values).__name__}, must hold lines of `key: value`")
     base = values.pop("base", None)
-    return values if base is None else {**_read_values(path.parent / base, parser), **values}
+    return values if base is None else combine(read_values(path.parent / base, fail, combine), values)
 
 
-def _unknown(kind: str, name: str, known: list[str]) -> str:
+def unknown_name(kind: str, name: str, known: Sequence[str]) -> str:
+    """Say that there is no such argument, key and so on, and which is the nearest of those that there are."""
     if kind == "argument" and not name.startswith("--"):
         return f"unexpected word {name!r}: arguments are written --name value"
     bare = name.lstrip("-").split("=")[0].replace("-", "_")

@@ -14,7 +14,7 @@ from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmW
 from common.data import Split
 from common.images import ImageArguments, ImageModelArguments, channel_statistics
 from common.transformers_models import apply_model_args, label_settings
-from hf_diversity import cifar_models  # noqa: F401  registers the CIFAR architectures in timm
+from hf_diversity import cifar_models, small_models  # noqa: F401  register their architectures in timm
 from hf_diversity.timm_models import wrap_timm_model
 
 

@@ -19,11 +19,12 @@ from common import report
 from common.arguments import RunArguments
 from common.results import changed_fields, command, hardware, plain, versions, write_results
 from hf_diversity import DiversityConfig, metrics
-from hf_diversity.diagnostics import generalization_gaps
+from hf_diversity.diagnostics import LayerDiagnostics, generalization_gaps, measure_diagnostics
 from hf_diversity.evaluation import LayerMeasurement, measure_layers
 
 WRITTEN = ("results.json", "README.md", "diversity_config.json", "similarity.npz", "predictions.npz")
 SPLITS = ("train", "validation", "test")
+Measured = LayerMeasurement | LayerDiagnostics
 
 
 def find_checkpoint(arguments: TrainingArguments, run: RunArguments) -> str | None:
@@ -50,7 +51,7 @@ def find_checkpoint(arguments: TrainingArguments, run: RunArguments) -> str | No
                 "--overwrite_output_dir true if it holds an earlier run; --save_strategy epoch writes checkpoints"
             )
         return last
-    if arguments.should_save and not run.overwrite_output_dir and _earlier_run(folder):
+    if arguments.should_save and run.keep_files and not run.overwrite_output_dir and _earlier_run(folder):
         go_on = "--resume_from_checkpoint true to go on with it, " if get_last_checkpoint(folder) else ""
         raise ValueError(
             f"output_dir {folder} holds an earlier run: type another --output_dir, {go_on}or --overwrite_output_dir "
@@ -102,7 +103,9 @@ def train_and_report(
     checkpoint: str | None = None,
     callbacks: list[TrainerCallback] | None = None,
 ) -> dict[str, Any]:
-    """Train, evaluate all three splits, and leave in `output_dir` a model that reloads, with its results and README.
+    """Train, evaluate the splits, and leave in `output_dir` a model that reloads, with its results and README.
+
+    With `run.keep_files` false nothing is written, and with `run.evaluate_test` false the test set is not looked at.
 
     Args:
         trainer: ready to train.
@@ -130,30 +133,32 @@ def train_and_report(
     # Pinned memory serves copies to a GPU; without one, DataLoader warns at every evaluation.
     settings.dataloader_pin_memory &= settings.device.type != "cpu"
     folder = Path(settings.output_dir)
-    if checkpoint is None and settings.should_save:
+    writes = settings.should_save and run.keep_files
+    if checkpoint is None and writes:
         for path in _earlier_run(folder):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     trainer.accelerator.wait_for_everyone()
 
-    measured: dict[str, dict[str, LayerMeasurement]] = {}
+    measured: dict[str, dict[str, Measured]] = {}
     if run.measure_similarity and checkpoint is None:
-        measured["before"] = measure(trainer, sets["validation"], diversity, measured_at_once)
+        measured["before"] = measure(trainer, sets["validation"], diversity, measured_at_once, run.diagnostics)
     start = time.perf_counter()
     outcome = trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.perf_counter() - start
     history = plain(trainer.state.log_history)
-    trainer.save_model()
+    if run.keep_files:
+        trainer.save_model()
     if run.measure_similarity:
-        measured["after"] = measure(trainer, sets["validation"], diversity, measured_at_once)
+        measured["after"] = measure(trainer, sets["validation"], diversity, measured_at_once, run.diagnostics)
     values, predicted = {}, {}
-    for name in SPLITS:
+    for name in SPLITS if run.evaluate_test else SPLITS[:-1]:
         values[name], predicted[name] = _evaluate(trainer, sets[name], name)
 
     results: dict[str, Any] = {
         "name": name_of(diversity),
         "task": task,
         "metrics": values,
-        "gaps": {other: generalization_gaps(values["train"], values[other]) for other in ("validation", "test")},
+        "gaps": {other: generalization_gaps(values["train"], values[other]) for other in values if other != "train"},
         "similarity": {
             when: {name: _describe(layer) for name, layer in layers.items()} for when, layers in measured.items()
         },
@@ -174,7 +179,7 @@ def train_and_report(
         "figures": [],
         "history": history,
     }
-    if settings.should_save:
+    if writes:
         matrices = {
             f"{when} training" + (f", {name}" if len(layers) > 1 else ""): layer.similarity.cpu().numpy()
             for when, layers in measured.items()
@@ -195,9 +200,21 @@ def train_and_report(
 
 
 def measure(
-    trainer: Trainer, examples: torch.utils.data.Dataset, diversity: DiversityConfig, at_once: int = 256
-) -> dict[str, LayerMeasurement]:
-    """Measure the regularised layers of the trainer's model over a data set, each process over its part."""
+    trainer: Trainer,
+    examples: torch.utils.data.Dataset,
+    diversity: DiversityConfig,
+    at_once: int = 256,
+    diagnose: bool = False,
+) -> dict[str, Measured]:
+    """Measure the regularised layers of the trainer's model over a data set, each process over its part.
+
+    Args:
+        trainer: its model and collator are used.
+        examples: as the trainer evaluates them.
+        diversity: which layers and samples.
+        at_once: examples in a batch, over all processes.
+        diagnose: measure the spectrum, correlations and dead units as well.
+    """
     settings = trainer.args
     part = Subset(examples, range(settings.process_index, len(examples), settings.world_size))
     # The first batch of all processes together sets gamma: the same examples, however many processes there are.
@@ -205,7 +222,8 @@ def measure(
     model = trainer.accelerator.unwrap_model(trainer.model)
     # A twin with weight 0 is measured as its partner is: weights do not matter here, and gamma follows the scale of
     # each network's activations, so that the numbers can be compared.
-    return measure_layers(model.to(settings.device), loader, dataclasses.replace(diversity, gamma="median"))
+    diversity = dataclasses.replace(diversity, gamma="median")
+    return (measure_diagnostics if diagnose else measure_layers)(model.to(settings.device), loader, diversity)
 
 
 def _evaluate(
@@ -221,8 +239,10 @@ def _evaluate(
     return kept, {"predictions": output.predictions, "labels": output.label_ids}
 
 
-def _describe(layer: LayerMeasurement) -> dict[str, Any]:
+def _describe(layer: Measured) -> dict[str, Any]:
+    more = layer.scalars() if isinstance(layer, LayerDiagnostics) else {}
     return {
+        **plain(more),
         "mean_similarity": layer.mean_similarity,
         "gamma": layer.gamma,
         "activation_norm": layer.activation_norm,
