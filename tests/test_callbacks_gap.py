@@ -129,6 +129,12 @@ def test_several_evaluation_sets_share_one_pass_over_training_examples(tmp_path)
     assert "gap_test_loss" in run.state.log_history[-1]
 
 
+def test_a_metric_that_is_called_runtime(tmp_path):
+    run = trainer(tmp_path, [GeneralizationGapCallback(8)])
+    run.compute_metrics = lambda evaluated: {"generation_runtime": 1.0, **accuracy(evaluated)}
+    assert {"eval_gap_loss", "eval_gap_accuracy"} <= set(run.evaluate())
+
+
 def test_the_examples_are_fixed_and_drawn_by_the_seed(tmp_path):
     def drawn(seed):
         callback = GeneralizationGapCallback(8, seed=seed)

@@ -69,6 +69,8 @@ def test_null_on_the_command_line_is_none_and_wins_over_the_file(config, words):
     assert data.dataset_config is None and training.seed == 7
     _, data, *_ = parse_arguments(TYPES, [*typed, "--dataset_config", "cola"])
     assert data.dataset_config == "cola"
+    _, data, *_ = parse_arguments(TYPES, [*typed, "--max_train_samples", "5", "--max-train-samples", "null"])
+    assert data.max_train_samples is None
 
 
 @pytest.mark.parametrize("typed", ['{"in_chans": 1, "drop_rate": 0.1}', "{in_chans: 1, drop_rate: 0.1}"])

@@ -83,7 +83,9 @@ class GeneralizationGapCallback(TrainerBoundCallback):
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         """Add the gaps to the metrics, and log them."""
-        prefix = next((key.removesuffix("_runtime") for key in metrics or {} if key.endswith("_runtime")), None)
+        # The shortest: a metric of the user's may end so as well
+        prefixes = sorted((key.removesuffix("_runtime") for key in metrics or {} if key.endswith("_runtime")), key=len)
+        prefix = prefixes[0] if prefixes else None
         if metrics is None or prefix is None:
             return
         with untouched_random_state():

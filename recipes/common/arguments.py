@@ -285,23 +285,28 @@ def _parse(parser: HfArgumentParser, words: list[str]) -> tuple[Any, ...]:
 
 
 def _without_nulls(words: list[str], known: list[str]) -> tuple[list[str], set[str]]:
-    """Take `--key null` and `--key=null` out of the words, as no word stands for the value None; and their keys."""
-    kept: list[str] = []
-    nulls: set[str] = set()
-    position = 0
-    while position < len(words):
-        word, *after = words[position : position + 2]
-        key, equals, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or key not in known:
-            kept.append(word)
-        elif value == "null" or (not equals and after == ["null"]):
-            nulls.add(key)
-            position += not equals
+    """Take `--key null` and `--key=null` out of the words, as no word stands for the value None; and their keys.
+
+    What is typed last counts, as everywhere.
+    """
+    groups: list[list[str]] = []  # an option and what follows it
+    for word in words:
+        if word.startswith("--") or not groups:
+            groups.append([word])
         else:
-            nulls.discard(key)  # typed again
-            kept.append(word)
-        position += 1
-    return kept, nulls
+            groups[-1].append(word)
+    kept: list[tuple[str, list[str]]] = []
+    nulls: set[str] = set()
+    for group in groups:
+        name, _, value = group[0].removeprefix("--").partition("=")
+        key = name.replace("-", "_")
+        if key in known and (value == "null" or group[1:] == ["null"]):
+            nulls.add(key)
+            kept = [(other, earlier) for other, earlier in kept if other != key]
+        else:
+            nulls.discard(key)
+            kept.append((key, group))
+    return [word for _, group in kept for word in group], nulls
 
 
 def _words(values: Mapping[str, Any], source: str, parser: HfArgumentParser) -> list[str]:
