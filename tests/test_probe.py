@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from tiny import tiny_timm
-from tiny_text_folders import bert_folder, tiny_tokenizer
+from tiny_text_folders import bert_folder, text_folder, tiny_tokenizer
 from torch import nn
+from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
 from hf_diversity import DiversityConfig
@@ -148,7 +149,7 @@ def test_all_layers_and_those_left_out(folder, tmp_path):
     found = probe(str(folder), settings, tmp_path / "out", progress=False)
     [model] = found.models
     assert {"timm_model.layer1.0", "timm_model.layer1.0.conv1"} <= set(model.layers)
-    assert len(model.layers) > 5 and all(set(by_role) == {"train", "test"} for by_role in model.layers.values())
+    assert len(model.layers) > 4 and all(set(by_role) == {"train", "test"} for by_role in model.layers.values())
     assert not set(model.left_out) & set(model.layers)
     assert "output head" in model.left_out["timm_model.fc"], "found by a pattern; by name it would be measured"
     page = (tmp_path / "out" / "report.html").read_text()
@@ -229,6 +230,62 @@ def test_texts_from_a_csv_file_cut_in_two(tmp_path):
     ]
     assert layer["train"].num_samples == sum(lengths[:20]), "padding is no sample"
     assert "no head" in model.why_no_scores
+
+
+def test_scores_of_a_text_classifier_and_its_gap(tmp_path):
+    """Against the loss that the model itself gives for each sentence alone, without padding."""
+    folder = bert_folder(tmp_path / "bert")
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2).eval()
+    model.save_pretrained(folder)
+    data = text_folder(tmp_path / "data", train=30, test=20)
+    found = probe(str(folder), ProbeSettings(dataset=str(data), **SMALL), progress=False)
+    tokenizer, scores = tiny_tokenizer(), found.models[0].scores
+    for role in ("train", "test"):
+        split = datasets.load_dataset(str(data), split=role)
+        with torch.no_grad():
+            outputs = [
+                model(**tokenizer(text, return_tensors="pt"), labels=torch.tensor([label]))
+                for text, label in zip(split["sentence"], split["label"], strict=True)
+            ]
+        right = [int(o.logits.argmax()) == label for o, label in zip(outputs, split["label"], strict=True)]
+        assert scores[role]["loss"] == pytest.approx(np.mean([float(o.loss) for o in outputs]), rel=1e-5)
+        assert scores[role]["accuracy"] == pytest.approx(np.mean(right)) and 0 < np.mean(right) < 1
+
+
+def test_a_causal_language_model_is_scored_by_its_next_tokens(tmp_path):
+    tokenizer = tiny_tokenizer(end="[END]")
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.3,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval()
+    model.save_pretrained(tmp_path / "llama")
+    tokenizer.save_pretrained(tmp_path / "llama")
+    data = text_folder(tmp_path / "data", train=20, test=10)
+    found = probe(str(tmp_path / "llama"), ProbeSettings(dataset=str(data), **SMALL), progress=False)
+    loss, count = 0.0, 0
+    for text in datasets.load_dataset(str(data), split="test")["sentence"]:
+        ids = tokenizer(text, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            loss += float(model(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1)
+        count += ids.shape[1] - 1
+    [measured] = found.models
+    assert measured.counts["test"] == count and measured.scores["test"]["loss"] == pytest.approx(
+        loss / count, rel=1e-5
+    )
+    assert found.findings[0].text.count("tokens") >= 1, "no examples are right, tokens are"
+
+
+def test_a_folder_of_images_by_class(folder, tmp_path):
+    for role in ("train", "test"):
+        for index, image in enumerate(load_embedded()[role].select(range(12))["image"]):
+            path = tmp_path / "images" / role / ("shirt", "shoe")[index % 2] / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.save(path)
+    found = probe(str(folder), ProbeSettings(dataset=str(tmp_path / "images"), **SMALL), progress=False)
+    assert found.data["classes"] == ["shirt", "shoe"] and found.data["splits"]["test"]["measured"] == 12
+    assert "the data have 2 classes" in found.models[0].why_no_scores
 
 
 # ---- words

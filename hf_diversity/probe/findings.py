@@ -131,9 +131,10 @@ def _of_scores(model: ModelReport) -> list[Finding]:
     gap = generalization_gaps(train, test)
     error = _gap_error(model)
     clear = _gap_is_clear(model)
+    what = "next tokens" if model.scores_tokens else "examples"
     doubt = "" if clear else " That is within two standard errors: no gap can be told from so few examples."
     text = (
-        f"{train['accuracy']:.1%} of the training and {test['accuracy']:.1%} of the test examples are right: a gap of "
+        f"{train['accuracy']:.1%} of the training and {test['accuracy']:.1%} of the test {what} are right: a gap of "
         f"{100 * gap['accuracy']:+.1f} points (standard error {100 * error:.1f}); the loss is {train['loss']:.3f} and "
         f"{test['loss']:.3f}, a gap of {gap['loss']:+.3f}.{doubt}"
     )
@@ -257,7 +258,8 @@ def _at_one_gamma(a: LayerDiagnostics, b: LayerDiagnostics) -> str:
     """What the regulariser lowers, where both were measured at one gamma."""
     if a.gamma != b.gamma:
         return ""
-    return f" At the same gamma, {a.gamma:.4g}, the similarity is {b.mean_similarity:.3f} against {a.mean_similarity:.3f}."
+    values = f"{b.mean_similarity:.3f} against {a.mean_similarity:.3f}"
+    return f" At the same gamma, {a.gamma:.4g}, the similarity is {values}."
 
 
 def _verdict(a: LayerDiagnostics, b: LayerDiagnostics, other: ModelReport, first: ModelReport) -> str:

@@ -15,7 +15,7 @@ from ..inspection import LayerRow
 from .examples import Examples, make_loader
 from .layers import choose_layers
 from .loading import LoadedModel
-from .scores import make_scores, why_no_scores
+from .scores import make_scores, predicts_next_token, why_no_scores
 from .settings import ProbeSettings
 
 ROLES = ("train", "test")
@@ -34,6 +34,7 @@ class ModelReport:
         where: what the activations of each layer are: "output", or "input" of an output head.
         scores: accuracy and loss by role; empty where `why_no_scores` says why.
         counts: examples, or tokens of language models, that were scored, by role.
+        scores_tokens: whether next tokens of texts were scored, and not examples.
         why_no_scores: or "".
         left_out: layers that patterns matched and that cannot be measured, with why.
         training: the configuration of the regulariser it was trained with; None without one.
@@ -48,6 +49,7 @@ class ModelReport:
     where: dict[str, str]
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    scores_tokens: bool = False
     why_no_scores: str = ""
     left_out: dict[str, str] = field(default_factory=dict)
     training: DiversityConfig | None = None
@@ -112,7 +114,7 @@ def measure_model(
     report = ModelReport(
         name, loaded.source, type(model).__name__, sum(p.numel() for p in model.parameters()),
         layers={row.name: {} for row in plan.rows}, where={row.name: row.point for row in plan.rows},
-        why_no_scores=why, left_out=plan.left_out, notes=loaded.notes,
+        scores_tokens=predicts_next_token(model), why_no_scores=why, left_out=plan.left_out, notes=loaded.notes,
         training=loaded.diversity if loaded.was_regularised else None,
     )  # fmt: skip
     used = dict(gammas)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
+from ..versions import installed_versions
 from .examples import Examples, choose_examples, describe_dataset, load_parts
 from .figures import draw_figures
 from .findings import advice, findings
@@ -126,11 +125,8 @@ def _data(examples: Examples, settings: ProbeSettings) -> dict[str, Any]:
 
 
 def _how(settings: ProbeSettings, command: str | None) -> dict[str, Any]:
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        versions[package] = metadata.version(package)
     chosen: dict[str, Any] = {n: list(v) if isinstance(v, tuple) else v for n, v in asdict(settings).items()}
     for name in ("dataset", "weights", "processor"):  # the machine's folders are nobody's business
         if chosen[name] is not None:
             chosen[name] = Path(chosen[name]).name if Path(chosen[name]).expanduser().exists() else chosen[name]
-    return {"command": command, "settings": chosen, "versions": versions}
+    return {"command": command, "settings": chosen, "versions": installed_versions(_PACKAGES)}

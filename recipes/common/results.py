@@ -11,11 +11,12 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from hf_diversity.versions import installed_versions
 
 # Where things go, what follows from other settings, and what recipes set themselves.
 NOT_SETTINGS = ("output_dir", "logging_dir", "run_name", "overwrite_output_dir", "resume_from_checkpoint", "do_eval")
@@ -32,13 +33,7 @@ PACKAGES = ("hf-diversity", "torch", "transformers", "accelerate", "datasets", "
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that a result depends on."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "unknown"
-    return found
+    return installed_versions(PACKAGES)
 
 
 def hardware(device: torch.device, processes: int) -> dict[str, Any]:
