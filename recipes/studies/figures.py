@@ -69,7 +69,7 @@ def difference_figure(results: Results, reference: str) -> tuple[Figure, np.ndar
         axis.set_xlabel("better →" if measure.better > 0 else "← better", fontsize=9)
         axis.tick_params(axis="x", labelsize=8, rotation=30)
     axes[0].set_yticks(range(len(methods)), methods)
-    axes[0].invert_yaxis()
+    axes[0].set_ylim(len(methods) - 0.5, -0.5)
     figure.suptitle(
         f"difference to {reference}, paired by seed: mean and 95 % interval; filled: p < 0.05 after Holm's correction",
         fontsize=10,

@@ -34,7 +34,8 @@ READING = """
   comparisons of that measure in this study ({comparisons}). A star marks corrected p < {clear:g}. "Not clearly" does
   not mean equal: the interval says what is still possible. Bootstrap intervals are too narrow with few seeds.
 - A smaller gap is no gain by itself: a worse fit makes one too. Read it beside the training and test columns.
-- Training accuracy and loss are those of the labels that were trained on, with their noise, in evaluation mode.
+- Training accuracy and loss are those of the labels that were trained on, with their noise, in evaluation mode;
+  labels of the validation and test sets carry no label noise.
 - Test loss is the mean negative log-likelihood; the calibration error is the expected one over 15 bins (Guo et al.,
   2017).
 - Similarity (gamma at the median distance between units) and effective rank (of the covariance) are those of the last
