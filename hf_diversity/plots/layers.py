@@ -57,7 +57,7 @@ def spectra(measured: Mapping[str, LayerDiagnostics]) -> tuple[Figure, Axes]:
     axis.set_xlabel("rank of the direction")
     axis.set_ylabel("share of the variance")
     axis.grid(alpha=0.25)
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, loc="lower left")  # which a falling curve leaves free
     return figure, axis
 
 
@@ -175,6 +175,8 @@ def redundancy(
             rows,
             color=COLOURS[index % len(COLOURS)],
             marker=MARKERS[index % len(MARKERS)],
+            markersize=6 + 2 * index,
+            fillstyle="full" if index == 0 else "none",  # so that equal values hide nothing
             linestyle="",
             label=plain(label),
         )

@@ -108,7 +108,7 @@ def _of_layer(models: Sequence[ModelReport], layer: str) -> list[_Planned]:
     stem = file_stem(layer)
     # The training units are what the others are compared with; of several models the test examples are
     pictured = series if len(models) == 1 else {m.name: m.layers[layer]["test"] for m in models}
-    split = "" if len(models) == 1 else ", test examples"
+    split = "" if len(models) == 1 else ", test"
     planned: list[_Planned] = [
         (
             f"{stem}-similarity-{file_stem(name)}.png", layer,
