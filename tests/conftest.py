@@ -10,6 +10,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", os.environ.get("HF_DIVERSITY_TEST_
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from transformers.utils import logging  # noqa: E402
 
 # Two threads on small eager operations can be ten times slower than one
 torch.set_num_threads(1)
@@ -24,3 +25,12 @@ def pytest_collection_finish():
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _verbosity():
+    """A recipe run in this process silences libraries; the next test listens to them again."""
+    verbosity, progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    yield
+    logging.set_verbosity(verbosity)
+    (logging.enable_progress_bar if progress else logging.disable_progress_bar)()
