@@ -84,16 +84,20 @@ class _Runner:
         return time.process_time() - start
 
 
-def _record_rows(trainer):
-    """Keep the rows that the trainer gives its regulariser."""
-    kept, regularizer = {}, trainer._regularizer
+def _rows(trainer, run):
+    """Return the rows that the trainer gives its regulariser in `run`."""
+    kept = {}
 
-    def recording(rows, *others):
-        kept.update({name: values.detach() for name, values in rows.items()})
-        return regularizer(rows, *others)
+    class Recording(type(trainer._regularizer)):
+        def __call__(self, rows, *others, **options):
+            kept.update({name: values.detach() for name, values in rows.items()})
+            return super().__call__(rows, *others, **options)
 
-    trainer._regularizer = recording
-    return kept, regularizer
+    kind = type(trainer._regularizer)
+    trainer._regularizer.__class__ = Recording
+    run()
+    trainer._regularizer.__class__ = kind
+    return kept
 
 
 def _measure(step, rounds, folder):
@@ -105,10 +109,8 @@ def _measure(step, rounds, folder):
     assert not plain.trainer.diversity.is_active
     base = _Runner(Trainer(plain.trainer.model, arguments), inputs)
     ours = _Runner(DiversityTrainer(plain.trainer.model, arguments, diversity=_config(step, 0.01)), inputs)
-    rows, regularizer = _record_rows(ours.trainer)
     ours()
-    ours()
-    ours.trainer._regularizer = regularizer
+    rows, regularizer = _rows(ours.trainer, ours), ours.trainer._regularizer
     parts = regularizer(rows, ours.trainer.state.global_step).layers
     gammas = {name: layer.gamma for name, layer in parts.items()}
     shape = "x".join(str(size) for size in next(iter(rows.values())).shape)
