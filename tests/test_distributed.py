@@ -90,7 +90,8 @@ def test_fsdp2_follows_the_curve_of_one_process():
     }  # fmt: skip
     one = train(1, per_device_train_batch_size=8, per_device_eval_batch_size=8, **settings)
     two = train(2, per_device_train_batch_size=4, per_device_eval_batch_size=4, **settings, **sharded)
-    assert one["sharded"] == 0 and two["sharded"] == 1  # of the parameters
+    # Of the parameters; those of the root, outside the blocks, are whole after a forward pass
+    assert one["sharded"] == 0 and two["sharded"] > 0.7
     assert_same_run(one, two, 1e-4)
 
 
