@@ -1,0 +1,70 @@
+"""`hf-diversity push DIR REPO`: publish a finished run on the Hub."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the sub-command."""
+    parser = subparsers.add_parser(
+        "push",
+        help="publish a finished run on the Hub",
+        description="Publish model, card, figures, results and configuration of a finished run in one commit. Local "
+        "paths and names are taken out; files with secrets, pickles, logs and checkpoints stay. The token is the one of "
+        "`hf auth login`, or HF_TOKEN.",
+    )
+    parser.add_argument("folder", metavar="DIR", help="the folder of a finished run, or one of its checkpoints")
+    parser.add_argument("repo", metavar="REPO", help="OWNER/NAME on the Hub; created if it does not exist")
+    parser.add_argument("--private", action="store_true", help="create the repository as a private one")
+    parser.add_argument("--revision", metavar="BRANCH", help="push to this branch; created if it does not exist")
+    parser.add_argument("--create-pr", action="store_true", help="open a pull request")
+    parser.add_argument(
+        "--path-in-repo",
+        metavar="FOLDER",
+        default="",
+        help="push into this folder; last-checkpoint and checkpoint-STEP take along what a resumed training reads",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="list what would leave, and send nothing")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """List what leaves, and publish it."""
+    from .publishing.commit import check_options, is_checkpoint_name, publish, select
+
+    check_options(arguments.folder, arguments.revision, arguments.create_pr)
+    place = arguments.path_in_repo.strip("/")
+    folder = Path(arguments.folder).expanduser()
+    selection = select(folder, arguments.repo, path_in_repo=place, resumable=is_checkpoint_name(place))
+    for file in selection.files:
+        removed = f"  ({file.removed} local paths or names taken out)" if file.removed else ""
+        print(f"{_size(file.size):>9}  {file.path}{removed}")
+    if arguments.dry_run:
+        for name, reason in selection.left_out.items():
+            print(f"{'stays':>9}  {name}  ({reason})")
+    total = f"{len(selection.files)} files, {_size(sum(file.size for file in selection.files))}"
+    if arguments.dry_run:
+        print(f"{total} would go to {arguments.repo}; nothing was sent.")
+        return 0
+    print(f"{total} go to {arguments.repo} ...", flush=True)
+    published = publish(
+        folder,
+        arguments.repo,
+        private=arguments.private or None,
+        revision=arguments.revision,
+        create_pr=arguments.create_pr,
+        path_in_repo=place,
+    )
+    print(published.url if published.changed else f"Nothing has changed: {published.url}")
+    return 0
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"

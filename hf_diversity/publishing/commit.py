@@ -1,0 +1,176 @@
+"""One commit on the Hub, and errors that say what to type."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import HfHubHTTPError
+
+from .cleaning import LocalNames, known_secrets
+from .files import OutgoingFile, Selection, holds_weights, select_files
+
+
+class PushError(RuntimeError):
+    """Something could not be published; the message says why, and the command that publishes it later.
+
+    Attributes:
+        train_output: what `train()` would have returned, where a push in the background of a training failed.
+    """
+
+    train_output: Any = None
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a push did.
+
+    Attributes:
+        url: of the commit, or of the pull request.
+        changed: whether there is a new commit; False where the repository held all of it already.
+    """
+
+    url: str
+    changed: bool
+
+
+def select(
+    folder: str | os.PathLike[str], repo: str, token: str | None = None, path_in_repo: str = "", resumable: bool = False
+) -> Selection:
+    """What of `folder` would be published in `repo` ("owner/name"); see `select_files`."""
+    return select_files(
+        folder, known_secrets(token), LocalNames(folder, keep=repo.partition("/")[0]), path_in_repo, resumable
+    )
+
+
+def operations(files: Sequence[OutgoingFile]) -> list[CommitOperationAdd]:
+    """The client's form of them, for `HfApi.create_commit`."""
+    return [CommitOperationAdd(file.path, file.source if file.content is None else file.content) for file in files]
+
+
+def publish(
+    folder: str | os.PathLike[str],
+    repo: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    path_in_repo: str = "",
+    token: str | None = None,
+    message: str = "Publish the run",
+) -> Published:
+    """Publish a finished run in one commit; where the repository holds all of it, none is made.
+
+    Nothing is deleted in the repository. Any of the client's transports is used (LFS, or Xet with `hf_xet`).
+
+    Args:
+        folder: a finished run, or a checkpoint.
+        repo: "owner/name", or "name" for one of the token's owner; it is created if it does not exist.
+        private: whether a new repository is private; None for the owner's default.
+        revision: a branch, created if it does not exist; None for main.
+        create_pr: open a pull request in place of a commit to the branch.
+        path_in_repo: a folder in the repository. With `last-checkpoint` or `checkpoint-<step>` what a resumed training
+            reads (optimiser, schedule, random state) is published with it.
+        token: a Hub token; None for the client's own.
+        message: of the commit.
+
+    Raises:
+        ValueError: there is no model in `folder`, or a file holds a secret.
+        PushError: the Hub refused it or could not be reached.
+    """
+    folder = Path(folder).expanduser()
+    if not holds_weights(folder):
+        raise ValueError(_nothing_to_publish(folder))
+    api = HfApi(token=token)
+    try:
+        repo = api.create_repo(repo, private=private, exist_ok=True).repo_id
+        files = select(folder, repo, token, path_in_repo, resumable=is_checkpoint_name(path_in_repo)).files
+        if revision is not None and not create_pr:
+            api.create_branch(repo, branch=revision, exist_ok=True)
+        before = api.repo_info(repo, revision=revision).sha
+        commit = api.create_commit(
+            repo, operations(files), commit_message=message, revision=revision, create_pr=create_pr
+        )
+    except Exception as error:
+        if isinstance(error, ValueError) and not _is_of_the_hub(error):
+            raise
+        command = push_command(
+            folder, repo, private=private, revision=revision, create_pr=create_pr, path_in_repo=path_in_repo
+        )
+        raise PushError(describe(error, repo, command)) from error
+    return Published(commit.pr_url or commit.commit_url, changed=commit.oid != before)
+
+
+def is_checkpoint_name(name: str) -> bool:
+    """Whether a folder of a repository is one that training resumes from."""
+    return name == "last-checkpoint" or name.startswith("checkpoint-")
+
+
+def push_command(
+    folder: str | os.PathLike[str],
+    repo: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    path_in_repo: str = "",
+) -> str:
+    """What to type to publish `folder` later."""
+    options = [
+        *(["--private"] if private else []),
+        *(["--revision", revision] if revision else []),
+        *(["--create-pr"] if create_pr else []),
+        *(["--path-in-repo", path_in_repo] if path_in_repo else []),
+    ]
+    return shlex.join(["hf-diversity", "push", str(folder), repo, *options])
+
+
+def describe(error: BaseException, repo: str, command: str) -> str:
+    """Why a push to `repo` failed, and what to type."""
+    status = _status(error)
+    if isinstance(error, ValueError) and not _is_of_the_hub(error):  # ours: a secret in a file
+        why, cure = str(error), ""
+    elif status == 401:
+        why, cure = "the Hub does not accept the token (401)", "log in with `hf auth login`, then "
+    elif status == 403:
+        why, cure = "the token may not write there (403)", "take a token with write access, then "
+    elif status is not None:
+        why, cure = f"the Hub answered with an error ({status}: {_first_line(error)})", ""
+    else:
+        why, cure = f"the Hub was not reached or the connection broke ({_first_line(error)})", ""
+    return f"{repo} was not published: {why}. Nothing is lost on the disk; to publish it later, {cure}type: {command}"
+
+
+def _status(error: BaseException | None) -> int | None:
+    """The HTTP status, also where the client wrapped its error ("Error while uploading ...")."""
+    while error is not None:
+        if isinstance(error, HfHubHTTPError):
+            return error.response.status_code
+        error = error.__cause__
+    return None
+
+
+def _is_of_the_hub(error: BaseException) -> bool:
+    """Whether it is about an answer: the client's errors are ValueErrors for one that is no JSON, too."""
+    return _status(error) is not None or type(error).__name__ == "JSONDecodeError"
+
+
+def _first_line(error: BaseException) -> str:
+    cause = error
+    while isinstance(cause, RuntimeError) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__
+
+
+def _nothing_to_publish(folder: Path) -> str:
+    if not folder.is_dir():
+        return f"{folder}: no such folder; type the folder of a finished run"
+    inner = sorted(entry.name for entry in folder.iterdir() if holds_weights(entry))
+    hint = f"did you mean {folder / inner[-1]}?" if inner else "type the folder of a finished run"
+    return f"{folder} holds no weights (.safetensors): {hint}"

@@ -1,0 +1,182 @@
+"""What `DiversityMixin` does about pushes to the Hub: they hold no secret, and none fails unseen."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import HfApi
+from transformers import Trainer
+from transformers.utils import logging
+
+from ..compat import uploads_taken_over
+from ..config import DiversityConfig
+from ..distributed import text_of_process_zero
+from .commit import PushError, describe, operations, push_command, select
+from .files import OutgoingFile
+
+logger = logging.get_logger(__name__)
+
+CONFIG_NAME = "diversity_config.json"
+OUTBOX_NAME = "_outgoing"  # transformers leaves out "_*"
+
+if TYPE_CHECKING:
+    _TrainerBase = Trainer
+else:
+    _TrainerBase = object  # any subclass of Trainer comes after the mixin
+
+
+class PushMixin(_TrainerBase):
+    """Pushes as Trainer does (`hub_strategy`, messages, revision, callbacks), but for three things; at both weights 0 too.
+
+    - Only the files that `select_files` chooses leave, without local paths and names. `training_args.bin` stays.
+    - `hub_token` is not written to the disk: Trainer pickles it in plain text into `training_args.bin`.
+    - A push in the background that failed raises at the end of `train()`, in every process, unless a later one
+      brought the same files. Trainer tells nobody.
+    """
+
+    diversity: DiversityConfig
+    _pushes: dict[str, Future]
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as the base class does.
+
+        Raises:
+            PushError: the training is finished and on the disk, and the last push of some files failed.
+        """
+        self._pushes = {}
+        output = super().train(*args, **kwargs)
+        if self.args.push_to_hub and (message := text_of_process_zero(self._failed_pushes())):
+            error = PushError(message)
+            error.train_output = output
+            raise error
+        return output
+
+    def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
+        """Create the repository as the base class does.
+
+        Raises:
+            PushError: it could not be created; before training, unless `push_to_hub()` is called without the argument.
+        """
+        try:
+            super().init_hf_repo(*args, **kwargs)
+        except Exception as error:
+            repo = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
+            raise PushError(
+                f"{describe(error, repo, self._command(repo))} (to train now without the Hub, set push_to_hub=False)"
+            ) from error
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """Push as the base class does.
+
+        Raises:
+            PushError: it failed; everything is on the disk.
+        """
+        try:
+            with uploads_taken_over(self._upload):
+                return super().push_to_hub(*args, **kwargs)
+        except PushError:
+            raise
+        except Exception as error:
+            if self.hub_model_id is None:  # it failed before the Hub had any part in it
+                raise
+            raise PushError(describe(error, self.hub_model_id, self._command(self.hub_model_id))) from error
+
+    def _save(self, *args: Any, **kwargs: Any) -> None:
+        with self._without_token():
+            super()._save(*args, **kwargs)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        configuration = os.path.join(checkpoint_folder, CONFIG_NAME)
+        if self.is_world_process_zero() and os.path.isfile(configuration):
+            shutil.copy(configuration, os.path.join(self.args.output_dir, CONFIG_NAME))  # as Trainer does config.json
+        with self._without_token() as token:
+
+            def upload(**kwargs: Any) -> Any:
+                return self._upload(**{**kwargs, "token": token})
+
+            with uploads_taken_over(upload):
+                super()._push_from_checkpoint(checkpoint_folder)
+
+    @contextlib.contextmanager
+    def _without_token(self) -> Iterator[str | None]:
+        """Hide `hub_token` while the arguments are pickled; gives the token."""
+        token = self.args.hub_token
+        self.args.hub_token = None
+        try:
+            yield token
+        finally:
+            self.args.hub_token = token
+
+    def _upload(
+        self,
+        *,
+        repo_id: str,
+        folder_path: str,
+        path_in_repo: str = "",
+        token: str | None = None,
+        run_as_future: bool = False,
+        ignore_patterns: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Stand in for `HfApi.upload_folder`: one commit of what may leave.
+
+        In the background it raises nothing: training goes on, and `train()` raises at its end.
+        """
+        outbox = os.path.join(self.args.output_dir, OUTBOX_NAME, path_in_repo or "run")
+        try:
+            files = select(folder_path, repo_id, token, path_in_repo, resumable=bool(path_in_repo)).files
+            if not run_as_future:
+                return HfApi(token=token).create_commit(repo_id, operations(files), **kwargs)
+            held = [_keep(file, outbox) if path_in_repo else file for file in files]
+            future = HfApi(token=token).create_commit(repo_id, operations(held), run_as_future=True, **kwargs)
+        except Exception as error:
+            if not run_as_future:
+                raise
+            future = Future()
+            future.set_exception(error)
+        future.add_done_callback(lambda _: shutil.rmtree(outbox, ignore_errors=True))
+        self._pushes[path_in_repo] = future
+        return future
+
+    def _failed_pushes(self) -> str | None:
+        """A line for each failed push that no later one made good, or None; also removes what they needed."""
+        with contextlib.suppress(OSError):
+            os.rmdir(os.path.join(self.args.output_dir, OUTBOX_NAME))
+        lines = []
+        for place, future in self._pushes.items():
+            if error := future.exception():
+                command = self._command(str(self.hub_model_id), place)
+                lines.append(describe(error, str(self.hub_model_id), command))
+        return "\n".join(lines) or None
+
+    def _command(self, repo: str, path_in_repo: str = "") -> str:
+        folder = self.args.output_dir
+        if path_in_repo:
+            step = self.state.global_step
+            folder = os.path.join(
+                folder, f"checkpoint-{step}" if path_in_repo == "last-checkpoint" else path_in_repo
+            )
+        return push_command(
+            folder, repo, private=self.args.hub_private_repo, revision=self.args.hub_revision,
+            path_in_repo=path_in_repo,
+        )  # fmt: skip
+
+
+def _keep(file: OutgoingFile, outbox: str) -> OutgoingFile:
+    """A second name for a file, for `save_total_limit` may delete its checkpoint while it is uploaded."""
+    if file.content is not None:
+        return file
+    kept = Path(outbox, file.path)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.unlink(missing_ok=True)
+    try:
+        os.link(file.source, kept)
+    except OSError:  # a disk without links
+        shutil.copy(file.source, kept)
+    return OutgoingFile(file.path, kept)
