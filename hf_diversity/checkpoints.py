@@ -8,7 +8,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import nn
@@ -26,22 +26,17 @@ from transformers.utils import logging
 from .capture import ActivationCapture
 from .compat import restore_weights, rotate_checkpoints
 from .config import DiversityConfig
+from .publishing.trainer import CONFIG_NAME, PushMixin
 from .regularizer import DiversityRegularizer
 
 logger = logging.get_logger(__name__)
 
-CONFIG_NAME = "diversity_config.json"
 STATE_NAME = "diversity_state.json"
 # Neither transformers' search for checkpoints nor its push to the Hub (which leaves out "_*") looks in here
 STAGING_NAME = "_incomplete"
 
-if TYPE_CHECKING:
-    _TrainerBase = Trainer
-else:
-    _TrainerBase = object  # any subclass of Trainer comes after the mixin
 
-
-class CheckpointMixin(_TrainerBase):
+class CheckpointMixin(PushMixin):
     """What `DiversityMixin` does about checkpoints; at both weights 0 as well.
 
     Trainer writes a checkpoint file by file into the folder that its next resume would take: a process that is killed

@@ -7,10 +7,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from . import cli_layers, cli_probe
+from . import cli_layers, cli_probe, cli_push
 
 # Each has `add_parser(subparsers)`, whose parser sets `run`: called with the arguments, returns the exit status
-_COMMANDS = (cli_layers, cli_probe)
+_COMMANDS = (cli_layers, cli_probe, cli_push)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,9 @@ def add_parser(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """List what leaves, and publish it."""
-    from .publishing.commit import check_options, is_checkpoint_name, publish, select
+    from .publishing.commit import PushError, check_request, is_checkpoint_name, publish, select
 
-    check_options(arguments.folder, arguments.revision, arguments.create_pr)
+    check_request(arguments.folder, arguments.revision, arguments.create_pr)
     place = arguments.path_in_repo.strip("/")
     folder = Path(arguments.folder).expanduser()
     selection = select(folder, arguments.repo, path_in_repo=place, resumable=is_checkpoint_name(place))
@@ -50,14 +51,18 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{total} would go to {arguments.repo}; nothing was sent.")
         return 0
     print(f"{total} go to {arguments.repo} ...", flush=True)
-    published = publish(
-        folder,
-        arguments.repo,
-        private=arguments.private or None,
-        revision=arguments.revision,
-        create_pr=arguments.create_pr,
-        path_in_repo=place,
-    )
+    try:
+        published = publish(
+            folder,
+            arguments.repo,
+            private=arguments.private or None,
+            revision=arguments.revision,
+            create_pr=arguments.create_pr,
+            path_in_repo=place,
+        )
+    except PushError as error:
+        print(f"hf-diversity: {error}", file=sys.stderr)
+        return 1
     print(published.url if published.changed else f"Nothing has changed: {published.url}")
     return 0
 

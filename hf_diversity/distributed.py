@@ -104,3 +104,12 @@ def gather_over_processes(values: Tensor) -> Tensor:
     parts = [torch.empty_like(padded) for _ in range(world_size())]
     dist.all_gather(parts, padded)
     return torch.cat([part[: int(part[most])] for part in parts])
+
+
+def text_of_process_zero(text: str | None) -> str | None:
+    """The text, or None, that process 0 gives, in every process."""
+    if world_size() == 1:
+        return text
+    holder = [text]
+    dist.broadcast_object_list(holder, src=0)
+    return holder[0]

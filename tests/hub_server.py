@@ -8,8 +8,14 @@ import json
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
+import transformers
+from huggingface_hub import constants, hf_api
+from huggingface_hub.utils import _http
 
 LARGE = 2_000  # bytes from which a file is sent by LFS; the real Hub decides by suffix and at 10 MB
 
@@ -128,7 +134,10 @@ class _Handler(BaseHTTPRequestHandler):
                 status, reply, extra = self._answer(body)
             except Refused as error:
                 status, code, message = error.args
-                reply, extra = {"error": message}, {"X-Error-Message": message, **({"X-Error-Code": code} if code else {})}
+                reply, extra = (
+                    {"error": message},
+                    {"X-Error-Message": message, **({"X-Error-Code": code} if code else {})},
+                )
         if fault == "lost":
             return self.connection.close()
         data = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
@@ -248,7 +257,11 @@ class _Handler(BaseHTTPRequestHandler):
         to_pull = query.get("create_pr") == ["1"]
         sha = repository.commit(f"refs/pr/{number}" if to_pull else revision, files, title)
         reply = {"commitUrl": f"{self.hub.endpoint}/{name}/commit/{sha}", "commitOid": sha}
-        return 200, reply | ({"pullRequestUrl": f"{self.hub.endpoint}/{name}/discussions/{number}"} if to_pull else {}), {}
+        return (
+            200,
+            reply | ({"pullRequestUrl": f"{self.hub.endpoint}/{name}/discussions/{number}"} if to_pull else {}),
+            {},
+        )
 
     def info(self, name, _, revision, body, query):
         repository = self._repository(name)
@@ -336,3 +349,22 @@ _ROUTES = [
     ("GET", f"/api/models/{_NAME}(/revision/(.+))?", _Handler.info),
     ("GET HEAD", f"/{_NAME}/resolve/(refs/pr/[0-9]+|[^/]+)/(.+)", _Handler.resolve),
 ]
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A running `HubServer` that this process's client talks to, with the right to write; without waits or offline."""
+    server = HubServer()
+    monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setattr(hf_api.api, "endpoint", server.endpoint)
+    monkeypatch.setattr(transformers.utils.hub, "_hf_api", None, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub_cache"))
+    monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda seconds: None))  # the client waits 23 s in all
+    monkeypatch.setenv("HF_TOKEN", "hf_loopbackwrite")
+    yield server
+    server.stop()

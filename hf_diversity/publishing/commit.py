@@ -16,6 +16,9 @@ from .cleaning import LocalNames, known_secrets
 from .files import OutgoingFile, Selection, holds_weights, select_files
 
 
+_TRANSPORTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
+
+
 class PushError(RuntimeError):
     """Something could not be published; the message says why, and the command that publishes it later.
 
@@ -40,7 +43,11 @@ class Published:
 
 
 def select(
-    folder: str | os.PathLike[str], repo: str, token: str | None = None, path_in_repo: str = "", resumable: bool = False
+    folder: str | os.PathLike[str],
+    repo: str,
+    token: str | None = None,
+    path_in_repo: str = "",
+    resumable: bool = False,
 ) -> Selection:
     """What of `folder` would be published in `repo` ("owner/name"); see `select_files`."""
     return select_files(
@@ -84,13 +91,12 @@ def publish(
         PushError: the Hub refused it or could not be reached.
     """
     folder = Path(folder).expanduser()
-    if not holds_weights(folder):
-        raise ValueError(_nothing_to_publish(folder))
+    check_request(folder, revision, create_pr)
     api = HfApi(token=token)
     try:
         repo = api.create_repo(repo, private=private, exist_ok=True).repo_id
         files = select(folder, repo, token, path_in_repo, resumable=is_checkpoint_name(path_in_repo)).files
-        if revision is not None and not create_pr:
+        if revision is not None:
             api.create_branch(repo, branch=revision, exist_ok=True)
         before = api.repo_info(repo, revision=revision).sha
         commit = api.create_commit(
@@ -104,6 +110,19 @@ def publish(
         )
         raise PushError(describe(error, repo, command)) from error
     return Published(commit.pr_url or commit.commit_url, changed=commit.oid != before)
+
+
+def check_request(folder: str | os.PathLike[str], revision: str | None, create_pr: bool) -> None:
+    """Refuse what cannot be published, before anything is asked of the Hub.
+
+    Raises:
+        ValueError: there is no model in `folder`, or a pull request is asked for against a branch.
+    """
+    folder = Path(folder).expanduser()
+    if not holds_weights(folder):
+        raise ValueError(_nothing_to_publish(folder))
+    if create_pr and revision not in (None, "main"):
+        raise ValueError(f"a pull request is against main, and revision is {revision!r}: leave out one of the two")
 
 
 def is_checkpoint_name(name: str) -> bool:
@@ -132,7 +151,7 @@ def push_command(
 
 def describe(error: BaseException, repo: str, command: str) -> str:
     """Why a push to `repo` failed, and what to type."""
-    status = _status(error)
+    status, cause = _status(error), _cause(error)
     if isinstance(error, ValueError) and not _is_of_the_hub(error):  # ours: a secret in a file
         why, cure = str(error), ""
     elif status == 401:
@@ -140,9 +159,11 @@ def describe(error: BaseException, repo: str, command: str) -> str:
     elif status == 403:
         why, cure = "the token may not write there (403)", "take a token with write access, then "
     elif status is not None:
-        why, cure = f"the Hub answered with an error ({status}: {_first_line(error)})", ""
+        why, cure = f"the Hub answered with an error ({_first_line(cause)})", ""
+    elif isinstance(cause, ConnectionError) or type(cause).__module__.partition(".")[0] in _TRANSPORTS:
+        why, cure = f"the Hub was not reached, or the connection broke ({_first_line(cause)})", ""
     else:
-        why, cure = f"the Hub was not reached or the connection broke ({_first_line(error)})", ""
+        why, cure = _first_line(cause), ""
     return f"{repo} was not published: {why}. Nothing is lost on the disk; to publish it later, {cure}type: {command}"
 
 
@@ -160,12 +181,16 @@ def _is_of_the_hub(error: BaseException) -> bool:
     return _status(error) is not None or type(error).__name__ == "JSONDecodeError"
 
 
+def _cause(error: BaseException) -> BaseException:
+    """Below the client's "Error while uploading ..."."""
+    while isinstance(error, RuntimeError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 def _first_line(error: BaseException) -> str:
-    cause = error
-    while isinstance(cause, RuntimeError) and cause.__cause__ is not None:
-        cause = cause.__cause__
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _nothing_to_publish(folder: Path) -> str:

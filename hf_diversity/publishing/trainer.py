@@ -41,7 +41,7 @@ class PushMixin(_TrainerBase):
     """
 
     diversity: DiversityConfig
-    _pushes: dict[str, Future]
+    _pushes: dict[str, Future] | None = None
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as the base class does.
@@ -128,28 +128,31 @@ class PushMixin(_TrainerBase):
 
         In the background it raises nothing: training goes on, and `train()` raises at its end.
         """
-        outbox = os.path.join(self.args.output_dir, OUTBOX_NAME, path_in_repo or "run")
+        outbox = os.path.join(self.args.output_dir, OUTBOX_NAME, f"{self.state.global_step}-{path_in_repo or 'run'}")
         try:
             files = select(folder_path, repo_id, token, path_in_repo, resumable=bool(path_in_repo)).files
-            if not run_as_future:
-                return HfApi(token=token).create_commit(repo_id, operations(files), **kwargs)
-            held = [_keep(file, outbox) if path_in_repo else file for file in files]
-            future = HfApi(token=token).create_commit(repo_id, operations(held), run_as_future=True, **kwargs)
+            if run_as_future and (path_in_repo or self.args.hub_always_push):
+                # The next checkpoint may delete these files, or write over them, before they are uploaded
+                files = tuple(_keep(file, outbox, link=bool(path_in_repo)) for file in files)
+            result = HfApi(token=token).create_commit(
+                repo_id, operations(files), run_as_future=run_as_future, **kwargs
+            )
         except Exception as error:
             if not run_as_future:
                 raise
-            future = Future()
-            future.set_exception(error)
-        future.add_done_callback(lambda _: shutil.rmtree(outbox, ignore_errors=True))
-        self._pushes[path_in_repo] = future
-        return future
+            result = Future()
+            result.set_exception(error)
+        if run_as_future:
+            result.add_done_callback(lambda _: shutil.rmtree(outbox, ignore_errors=True))
+            self._pushes = {**(self._pushes or {}), path_in_repo: result}
+        return result
 
     def _failed_pushes(self) -> str | None:
         """A line for each failed push that no later one made good, or None; also removes what they needed."""
         with contextlib.suppress(OSError):
             os.rmdir(os.path.join(self.args.output_dir, OUTBOX_NAME))
         lines = []
-        for place, future in self._pushes.items():
+        for place, future in (self._pushes or {}).items():
             if error := future.exception():
                 command = self._command(str(self.hub_model_id), place)
                 lines.append(describe(error, str(self.hub_model_id), command))
@@ -159,24 +162,22 @@ class PushMixin(_TrainerBase):
         folder = self.args.output_dir
         if path_in_repo:
             step = self.state.global_step
-            folder = os.path.join(
-                folder, f"checkpoint-{step}" if path_in_repo == "last-checkpoint" else path_in_repo
-            )
+            folder = os.path.join(folder, f"checkpoint-{step}" if path_in_repo == "last-checkpoint" else path_in_repo)
         return push_command(
             folder, repo, private=self.args.hub_private_repo, revision=self.args.hub_revision,
             path_in_repo=path_in_repo,
         )  # fmt: skip
 
 
-def _keep(file: OutgoingFile, outbox: str) -> OutgoingFile:
-    """A second name for a file, for `save_total_limit` may delete its checkpoint while it is uploaded."""
+def _keep(file: OutgoingFile, outbox: str, link: bool) -> OutgoingFile:
+    """The file under a second name, or a copy; texts are in memory already."""
     if file.content is not None:
         return file
     kept = Path(outbox, file.path)
     kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.unlink(missing_ok=True)
-    try:
-        os.link(file.source, kept)
-    except OSError:  # a disk without links
+    with contextlib.suppress(OSError):  # a disk without links
+        if link:
+            os.link(file.source, kept)
+    if not kept.exists():
         shutil.copy(file.source, kept)
     return OutgoingFile(file.path, kept)
