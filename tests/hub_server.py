@@ -1,4 +1,4 @@
-"""A small Hub on the loopback, for the real `huggingface_hub` client: repositories, commits, branches, pull requests."""
+"""A small Hub on the loopback for the real `huggingface_hub` client."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest
 import transformers
 from huggingface_hub import constants, hf_api
 from huggingface_hub.utils import _http
+from transformers import TrainerCallback
 
 LARGE = 2_000  # bytes from which a file is sent by LFS; the real Hub decides by suffix and at 10 MB
 
@@ -96,6 +97,10 @@ class HubServer:
         carried out, its answer is not sent).
         """
         self._faults.append([re.compile(request), how, times])
+
+    def forgive(self):
+        """Have no fault from now on."""
+        self._faults = []
 
     def fault_of(self, request):
         for fault in self._faults:
@@ -211,7 +216,8 @@ class _Handler(BaseHTTPRequestHandler):
         held = repository.commits[self._sha(repository, revision)]
         return 200, {"files": [
             {
-                "path": file["path"], "uploadMode": "lfs" if file["size"] >= LARGE else "regular", "shouldIgnore": False,
+                "path": file["path"], "shouldIgnore": False,
+                "uploadMode": "lfs" if file["size"] >= LARGE else "regular",
                 "oid": held[file["path"]].oid if file["path"] in held else None,
             }
             for file in json.loads(body)["files"]
@@ -349,6 +355,16 @@ _ROUTES = [
     ("GET", f"/api/models/{_NAME}(/revision/(.+))?", _Handler.info),
     ("GET HEAD", f"/{_NAME}/resolve/(refs/pr/[0-9]+|[^/]+)/(.+)", _Handler.resolve),
 ]
+
+
+class AwaitPush(TrainerCallback):
+    """Has each push of `trainer`, set later, end before the next step: Trainer skips one while another goes on."""
+
+    trainer = None
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if getattr(self.trainer, "push_in_progress", None) is not None:
+            self.trainer.push_in_progress.wait_until_done()
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@
 import pytest
 import timm
 import torch
+from hub_server import LARGE
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
-from hub_server import LARGE
 from tiny import tiny_timm
 
 

@@ -1,13 +1,10 @@
 """Where a run is reported to, beside Trainer's: the event files of TensorBoard, and what is pushed to the Hub."""
 
-import concurrent.futures
-import fnmatch
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-import transformers.trainer
-from parity import observe, without_our_files, without_ours
+from hub_server import AwaitPush
+from parity import observe, without_ours
 from tiny import Mlp, Rows, Sentences, arguments, tiny_bert
 from transformers import Trainer
 
@@ -47,74 +44,67 @@ def test_tensorboard_holds_what_trainer_writes_and_our_scalars(tmp_path, monkeyp
     assert written == pytest.approx([record["diversity/fc1"] for record in records]) and min(written) > 0
 
 
-class Hub:
-    """Stands for the two calls that Trainer makes; notes what they were given and which files they would send."""
+def pushing(hub):
+    """Train with a push of every checkpoint, and push at the end; gives the title and the files of each commit."""
 
-    def __init__(self):
-        self.calls = []
-
-    def create_repo(self, repo_id, **kwargs):
-        self.calls.append(["create_repo", repo_id, sorted(kwargs.items())])
-        return SimpleNamespace(repo_id=repo_id)
-
-    def upload_folder(self, folder_path, ignore_patterns=(), run_as_future=False, **kwargs):
-        folder = Path(folder_path)
-        names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
-        sent = sorted(n for n in names if not any(fnmatch.fnmatch(n, f"{p}*") for p in ignore_patterns or ()))
-        self.calls.append(["upload_folder", folder.name[:10], sent, run_as_future, sorted(kwargs.items())])
-        done = concurrent.futures.Future()
-        done.set_result("pushed")
-        return done if run_as_future else "pushed"
-
-
-def pushing(monkeypatch):
     def scenario(base, build):
-        hub = Hub()
-        if hasattr(transformers.trainer, "hf_api"):
-            monkeypatch.setattr(transformers.trainer, "hf_api", lambda: hub)
-        else:  # transformers 5.0
-            monkeypatch.setattr(transformers.trainer, "create_repo", hub.create_repo)
-            monkeypatch.setattr(transformers.trainer, "upload_folder", hub.upload_folder)
+        hub.repositories.clear()
         args = {
             "push_to_hub": True, "hub_model_id": "someone/model", "hub_strategy": "all_checkpoints",
             "save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2,
         }  # fmt: skip
-        trainer = build(
-            model=tiny_bert(), train_dataset=Sentences(), eval_dataset=Sentences(8), args=args
-        )  # fmt: skip
+        wait = AwaitPush()
+        wait.trainer = trainer = build(
+            model=tiny_bert(), train_dataset=Sentences(), eval_dataset=Sentences(8), args=args, callbacks=[wait]
+        )
         output = trainer.train()
-        answer = trainer.push_to_hub(commit_message="Done", tags=["mine"])
-        card = (Path(trainer.args.output_dir) / "README.md").read_text()
-        return output, hub.calls, answer, card
+        trainer.push_to_hub(commit_message="Done", tags=["mine"])
+        repository = hub.repositories["someone/model"]
+        commits = list(zip(repository.titles, [sorted(files) for files in repository.commits.values()], strict=True))
+        names = ("model.safetensors", "config.json", "checkpoint-2/model.safetensors", "checkpoint-2/optimizer.pt")
+        return output, commits, [repository.files()[name].hex() for name in names]
 
     return scenario
 
 
 @pytest.fixture
-def pushed_by_trainer(tmp_path_factory, monkeypatch):
-    return observe(pushing(monkeypatch), Trainer, tmp_path_factory.mktemp("run") / "plain")
+def pushed_by_trainer(tmp_path_factory, hub):
+    return observe(pushing(hub), Trainer, tmp_path_factory.mktemp("run") / "plain")
 
 
-def test_pushes_to_the_hub_are_those_of_trainer(pushed_by_trainer, tmp_path, monkeypatch):
+def as_ours(commits, *more):
+    """What is ours in place of Trainer's: no pickle, and more files at the root and in the checkpoints."""
+    return [
+        [title, sorted({name for name in names if Path(name).name != "training_args.bin"}
+         | {f"{folder}{name}" for folder in folders_of(names) for name in more})]
+        for title, names in commits
+    ]  # fmt: skip
+
+
+def folders_of(names):
+    return {name.removesuffix("model.safetensors") for name in names if name.endswith("model.safetensors")}
+
+
+def test_pushes_to_the_hub_are_those_of_trainer_without_the_pickled_arguments(pushed_by_trainer, tmp_path, hub):
     plain = pushed_by_trainer
-    zero = observe(
-        pushing(monkeypatch), DiversityTrainer, tmp_path / "plain", diversity=DiversityConfig(diversity_weight=0.0)
-    )
-    assert zero.events == plain.events and zero.returned == plain.returned and zero.files == plain.files
-    calls = plain.returned[1]
-    assert [call[0] for call in calls] == ["create_repo"] + ["upload_folder"] * 5
-    assert any("model.safetensors" in call[2] and call[1] == "checkpoint" for call in calls[1:])
+    zero = observe(pushing(hub), DiversityTrainer, tmp_path / "plain", diversity=DiversityConfig(diversity_weight=0.0))
+    assert zero.events == plain.events and zero.files == plain.files
+    (output, commits, contents), (plain_output, plain_commits, plain_contents) = zero.returned, plain.returned
+    assert output == plain_output and contents == plain_contents
+    assert commits == as_ours(plain_commits) != plain_commits
+    assert [title for title, _ in commits][1:3] == ["Training in progress, step 2"] + [
+        "Training in progress, step 2, checkpoint"
+    ]
     assert ("on_push_begin", 4) in [event[:2] for event in plain.events]
 
 
-def test_pushes_of_a_regularised_run_hold_two_files_more(pushed_by_trainer, tmp_path, monkeypatch):
+def test_pushes_of_a_regularised_run_hold_our_configuration_too(pushed_by_trainer, tmp_path, hub):
     plain = pushed_by_trainer
-    active = observe(pushing(monkeypatch), DiversityTrainer, tmp_path / "plain", diversity=DiversityConfig(**ACTIVE))
+    active = observe(pushing(hub), DiversityTrainer, tmp_path / "plain", diversity=DiversityConfig(**ACTIVE))
     assert active.events == plain.events
     assert without_ours(active.returned[0]) == without_ours(plain.returned[0])
-    pairs = list(zip(active.returned[1], plain.returned[1], strict=True))
-    for ours, theirs in pairs[1:]:
-        assert without_our_files(ours[2]) == theirs[2] and ours[3:] == theirs[3:] and ours[1] == theirs[1]
-    assert pairs[0][0] == pairs[0][1] and set(pairs[-1][0][2]) - set(pairs[-1][1][2]) == {
-        "diversity_config.json", "diversity_state.json"
-    }  # fmt: skip
+    commits, expected = active.returned[1], as_ours(plain.returned[1], "diversity_config.json", "diversity_state.json")
+    for (title, names), (plain_title, plain_names) in zip(commits[:-1], expected[:-1], strict=True):
+        # The state is what a resumed training reads: at the root it comes with the last push
+        assert title == plain_title and names == [name for name in plain_names if name != "diversity_state.json"]
+    assert commits[-1] == expected[-1]

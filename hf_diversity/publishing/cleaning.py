@@ -38,7 +38,8 @@ def known_secrets(*tokens: str | None) -> dict[str, str]:
         for name, value in os.environ.items()
         if _SECRET_NAME.search(name) and not _PLACE_NAME.search(name)
     }
-    secrets |= {"the Hub token": token for token in (get_token(), *tokens) if token}
+    found = filter(None, (get_token(), *tokens))
+    secrets |= {"the Hub token" if i == 0 else f"Hub token {i + 1}": token for i, token in enumerate(found)}
     return {name: value for name, value in secrets.items() if len(value) >= _SHORTEST_SECRET}
 
 

@@ -15,7 +15,6 @@ from huggingface_hub.errors import HfHubHTTPError
 from .cleaning import LocalNames, known_secrets
 from .files import OutgoingFile, Selection, holds_weights, select_files
 
-
 _TRANSPORTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
 
 
@@ -108,7 +107,7 @@ def publish(
         command = push_command(
             folder, repo, private=private, revision=revision, create_pr=create_pr, path_in_repo=path_in_repo
         )
-        raise PushError(describe(error, repo, command)) from error
+        raise PushError(failure(repo, reason(error), command)) from error
     return Published(commit.pr_url or commit.commit_url, changed=commit.oid != before)
 
 
@@ -149,22 +148,23 @@ def push_command(
     return shlex.join(["hf-diversity", "push", str(folder), repo, *options])
 
 
-def describe(error: BaseException, repo: str, command: str) -> str:
-    """Why a push to `repo` failed, and what to type."""
+def reason(error: BaseException) -> str:
+    """Why a push failed, and what to do about it first."""
     status, cause = _status(error), _cause(error)
-    if isinstance(error, ValueError) and not _is_of_the_hub(error):  # ours: a secret in a file
-        why, cure = str(error), ""
-    elif status == 401:
-        why, cure = "the Hub does not accept the token (401)", "log in with `hf auth login`, then "
-    elif status == 403:
-        why, cure = "the token may not write there (403)", "take a token with write access, then "
-    elif status is not None:
-        why, cure = f"the Hub answered with an error ({_first_line(cause)})", ""
-    elif isinstance(cause, ConnectionError) or type(cause).__module__.partition(".")[0] in _TRANSPORTS:
-        why, cure = f"the Hub was not reached, or the connection broke ({_first_line(cause)})", ""
-    else:
-        why, cure = _first_line(cause), ""
-    return f"{repo} was not published: {why}. Nothing is lost on the disk; to publish it later, {cure}type: {command}"
+    if status == 401:
+        return "the Hub does not accept the token (401): log in with `hf auth login`"
+    if status == 403:
+        return "the token may not write there (403): take one with write access"
+    if status is not None:
+        return f"the Hub answered with an error ({_first_line(cause)})"
+    if isinstance(cause, ConnectionError) or type(cause).__module__.partition(".")[0] in _TRANSPORTS:
+        return f"the Hub was not reached, or the connection broke ({_first_line(cause)})"
+    return str(cause) if isinstance(cause, ValueError) else _first_line(cause)
+
+
+def failure(repo: str, why: str, command: str) -> str:
+    """The message of a push that failed."""
+    return f"{repo} was not published: {why}. Nothing is lost on the disk; to publish it later, type: {command}"
 
 
 def _status(error: BaseException | None) -> int | None:

@@ -75,7 +75,8 @@ def select_files(
         ValueError: a file that would be published holds a secret.
     """
     folder = Path(folder)
-    files, left_out = [], {}
+    files: list[OutgoingFile] = []
+    left_out: dict[str, str] = {}
     for source in _walk(folder, left_out):
         inside = source.relative_to(folder).as_posix()
         if reason := _reason_against(source, resumable):

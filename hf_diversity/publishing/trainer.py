@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import HfApi
 from transformers import Trainer
+from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from ..compat import uploads_taken_over
 from ..config import DiversityConfig
 from ..distributed import text_of_process_zero
-from .commit import PushError, describe, operations, push_command, select
+from .commit import PushError, failure, operations, push_command, reason, select
 from .files import OutgoingFile
 
 logger = logging.get_logger(__name__)
@@ -32,7 +33,7 @@ else:
 
 
 class PushMixin(_TrainerBase):
-    """Pushes as Trainer does (`hub_strategy`, messages, revision, callbacks), but for three things; at both weights 0 too.
+    """Pushes as Trainer does (`hub_strategy`, messages, revision, callbacks) but for this, also at both weights 0.
 
     - Only the files that `select_files` chooses leave, without local paths and names. `training_args.bin` stays.
     - `hub_token` is not written to the disk: Trainer pickles it in plain text into `training_args.bin`.
@@ -50,6 +51,7 @@ class PushMixin(_TrainerBase):
             PushError: the training is finished and on the disk, and the last push of some files failed.
         """
         self._pushes = {}
+        self._clear_outbox()  # of a process that was killed
         output = super().train(*args, **kwargs)
         if self.args.push_to_hub and (message := text_of_process_zero(self._failed_pushes())):
             error = PushError(message)
@@ -66,10 +68,9 @@ class PushMixin(_TrainerBase):
         try:
             super().init_hf_repo(*args, **kwargs)
         except Exception as error:
-            repo = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
-            raise PushError(
-                f"{describe(error, repo, self._command(repo))} (to train now without the Hub, set push_to_hub=False)"
-            ) from error
+            repo = self.args.hub_model_id or Path(self._run_folder).absolute().name
+            message = failure(repo, reason(error), self._command(repo))
+            raise PushError(f"{message} (to train now without the Hub, set push_to_hub=False)") from error
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
         """Push as the base class does.
@@ -85,7 +86,7 @@ class PushMixin(_TrainerBase):
         except Exception as error:
             if self.hub_model_id is None:  # it failed before the Hub had any part in it
                 raise
-            raise PushError(describe(error, self.hub_model_id, self._command(self.hub_model_id))) from error
+            raise PushError(failure(self.hub_model_id, reason(error), self._command(self.hub_model_id))) from error
 
     def _save(self, *args: Any, **kwargs: Any) -> None:
         with self._without_token():
@@ -94,7 +95,7 @@ class PushMixin(_TrainerBase):
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         configuration = os.path.join(checkpoint_folder, CONFIG_NAME)
         if self.is_world_process_zero() and os.path.isfile(configuration):
-            shutil.copy(configuration, os.path.join(self.args.output_dir, CONFIG_NAME))  # as Trainer does config.json
+            shutil.copy(configuration, os.path.join(self._run_folder, CONFIG_NAME))  # as Trainer does config.json
         with self._without_token() as token:
 
             def upload(**kwargs: Any) -> Any:
@@ -128,13 +129,13 @@ class PushMixin(_TrainerBase):
 
         In the background it raises nothing: training goes on, and `train()` raises at its end.
         """
-        outbox = os.path.join(self.args.output_dir, OUTBOX_NAME, f"{self.state.global_step}-{path_in_repo or 'run'}")
+        outbox = os.path.join(self._run_folder, OUTBOX_NAME, f"{self.state.global_step}-{path_in_repo or 'run'}")
         try:
             files = select(folder_path, repo_id, token, path_in_repo, resumable=bool(path_in_repo)).files
             if run_as_future and (path_in_repo or self.args.hub_always_push):
                 # The next checkpoint may delete these files, or write over them, before they are uploaded
                 files = tuple(_keep(file, outbox, link=bool(path_in_repo)) for file in files)
-            result = HfApi(token=token).create_commit(
+            client: Any = HfApi(token=token).create_commit(
                 repo_id, operations(files), run_as_future=run_as_future, **kwargs
             )
         except Exception as error:
@@ -148,25 +149,42 @@ class PushMixin(_TrainerBase):
         return result
 
     def _failed_pushes(self) -> str | None:
-        """A line for each failed push that no later one made good, or None; also removes what they needed."""
-        with contextlib.suppress(OSError):
-            os.rmdir(os.path.join(self.args.output_dir, OUTBOX_NAME))
-        lines = []
-        for place, future in (self._pushes or {}).items():
-            if error := future.exception():
-                command = self._command(str(self.hub_model_id), place)
-                lines.append(describe(error, str(self.hub_model_id), command))
-        return "\n".join(lines) or None
+        """Wait for the pushes; what to say of those that failed and that no later one made good, or None."""
+        repo = str(self.hub_model_id)
+        errors = {place: future.exception() for place, future in (self._pushes or {}).items()}
+        self._clear_outbox()
+        commands: dict[str, list[str]] = {}
+        for place, error in errors.items():
+            if error is None:
+                continue
+            if place and not os.path.isdir(self._folder_of(place)):
+                logger.warning(f"{place} was not published ({error}), and save_total_limit deleted it meanwhile")
+            else:
+                commands.setdefault(reason(error), []).append(self._command(repo, place))
+        return "\n".join(failure(repo, why, " && ".join(them)) for why, them in commands.items()) or None
+
+    def _clear_outbox(self) -> None:
+        if self.is_world_process_zero():
+            shutil.rmtree(os.path.join(self._run_folder, OUTBOX_NAME), ignore_errors=True)
+
+    @property
+    def _run_folder(self) -> str:
+        return str(self.args.output_dir)
+
+    def _folder_of(self, path_in_repo: str) -> str:
+        """Where what is published as `path_in_repo` is on the disk."""
+        if path_in_repo == "last-checkpoint":
+            return get_last_checkpoint(self._run_folder) or self._run_folder
+        return os.path.join(self._run_folder, path_in_repo) if path_in_repo else self._run_folder
 
     def _command(self, repo: str, path_in_repo: str = "") -> str:
-        folder = self.args.output_dir
-        if path_in_repo:
-            step = self.state.global_step
-            folder = os.path.join(folder, f"checkpoint-{step}" if path_in_repo == "last-checkpoint" else path_in_repo)
         return push_command(
-            folder, repo, private=self.args.hub_private_repo, revision=self.args.hub_revision,
+            self._folder_of(path_in_repo),
+            repo,
+            private=self.args.hub_private_repo,
+            revision=self.args.hub_revision,
             path_in_repo=path_in_repo,
-        )  # fmt: skip
+        )
 
 
 def _keep(file: OutgoingFile, outbox: str, link: bool) -> OutgoingFile:
