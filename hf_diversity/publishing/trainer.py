@@ -130,14 +130,14 @@ class PushMixin(_TrainerBase):
         In the background it raises nothing: training goes on, and `train()` raises at its end.
         """
         outbox = os.path.join(self._run_folder, OUTBOX_NAME, f"{self.state.global_step}-{path_in_repo or 'run'}")
+        result: Any
         try:
             files = select(folder_path, repo_id, token, path_in_repo, resumable=bool(path_in_repo)).files
             if run_as_future and (path_in_repo or self.args.hub_always_push):
                 # The next checkpoint may delete these files, or write over them, before they are uploaded
                 files = tuple(_keep(file, outbox, link=bool(path_in_repo)) for file in files)
-            client: Any = HfApi(token=token).create_commit(
-                repo_id, operations(files), run_as_future=run_as_future, **kwargs
-            )
+            client: Any = HfApi(token=token)
+            result = client.create_commit(repo_id, operations(files), run_as_future=run_as_future, **kwargs)
         except Exception as error:
             if not run_as_future:
                 raise
