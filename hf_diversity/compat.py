@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -10,6 +11,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub import HfApi
+from huggingface_hub.hf_api import api as default_client
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
@@ -82,7 +85,7 @@ def rotate_checkpoints(trainer: Trainer, folder: str) -> None:
 class _WithUpload:
     """The Hub's client with another `upload_folder`."""
 
-    def __init__(self, client: Any, upload: Callable[..., Any]):
+    def __init__(self, client: HfApi, upload: Callable[..., Any]):
         self._client, self.upload_folder = client, upload
 
     def __getattr__(self, name: str) -> Any:
@@ -91,18 +94,22 @@ class _WithUpload:
 
 @contextlib.contextmanager
 def uploads_taken_over(upload: Callable[..., Any]) -> Iterator[None]:
-    """Have Trainer's own pushes call `upload` in place of `HfApi.upload_folder`, with its arguments.
+    """Have Trainer's own pushes call `upload(client, ...)` in place of `client.upload_folder(...)`.
 
     Trainer uploads its whole output folder, pickled arguments included, and has no hook for what leaves. Copies of its
-    two methods would lose what each version and subclass does in them.
+    two methods would lose what each version and subclass does in them. The client must be Trainer's: it carries out
+    one push in the background after the other.
 
     Link: transformers/trainer.py, `push_to_hub` and `_push_from_checkpoint`; until 5.0 they call a function
     `upload_folder`. Remove when: Trainer lets a subclass choose the files.
     """
-    name = "hf_api" if hasattr(trainer_module, "hf_api") else "upload_folder"
+    has_client = hasattr(trainer_module, "hf_api")
+    name = "hf_api" if has_client else "upload_folder"
     original = getattr(trainer_module, name)
-    client = _WithUpload(original(), upload) if name == "hf_api" else None
-    setattr(trainer_module, name, upload if client is None else lambda: client)
+    client = original() if has_client else default_client
+    taken_over = functools.partial(upload, client)
+    with_upload = _WithUpload(client, taken_over)
+    setattr(trainer_module, name, (lambda: with_upload) if has_client else taken_over)
     try:
         yield
     finally:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -93,8 +94,8 @@ class HubServer:
     def fail(self, request, how, times=1):
         """Answer the next requests that match `request` ("METHOD path", a regular expression) by a fault.
 
-        `how` is a status, "cut" (the connection ends in the middle of the request's body) or "lost" (the request is
-        carried out, its answer is not sent).
+        `how` is a status, "cut" (the connection ends in the middle of the request's body), "lost" (the request is
+        carried out, its answer is not sent) or "slow" (it is carried out after half a second).
         """
         self._faults.append([re.compile(request), how, times])
 
@@ -127,6 +128,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self):
         fault = self.hub.fault_of(f"{self.command} {self.path}")
+        if fault == "slow":
+            time.sleep(0.5)
         body = self._body(cut=fault == "cut")
         if fault == "cut":
             return self.connection.close()

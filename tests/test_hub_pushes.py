@@ -68,6 +68,22 @@ def test_every_strategy_pushes_the_configuration_with_the_model(hub, tmp_path, s
     assert_same(weights(loaded), weights(trainer.model))
 
 
+def test_checkpoints_deleted_while_they_wait_for_their_upload_are_published_whole(hub, tmp_path):
+    trainer = make_trainer(
+        tmp_path, hub_strategy="all_checkpoints", hub_always_push=True, save_total_limit=1, save_steps=1, max_steps=3
+    )
+    trainer.callback_handler.remove_callback(AwaitPush)
+    hub.fail("POST .*/commit/", "slow")
+    trainer.train()
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-3"]
+    files = hub.repositories[REPO].files()
+    for step in (1, 2, 3):
+        assert {f"checkpoint-{step}/{name}" for name in MODEL | STATE} <= files.keys()
+    models = [files[f"checkpoint-{step}/model.safetensors"] for step in (1, 2, 3)]
+    assert len(set(models)) == 3 and files["model.safetensors"] == models[2]
+    assert not (tmp_path / "_outgoing").exists()
+
+
 def test_training_resumes_from_a_pushed_checkpoint(hub, tmp_path):
     whole = make_trainer(tmp_path / "whole", push_to_hub=False, hub_strategy="checkpoint")
     whole.train()

@@ -10,7 +10,6 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import HfApi
 from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
@@ -98,8 +97,8 @@ class PushMixin(_TrainerBase):
             shutil.copy(configuration, os.path.join(self._run_folder, CONFIG_NAME))  # as Trainer does config.json
         with self._without_token() as token:
 
-            def upload(**kwargs: Any) -> Any:
-                return self._upload(**{**kwargs, "token": token})
+            def upload(client: Any, **kwargs: Any) -> Any:
+                return self._upload(client, **{**kwargs, "token": token})
 
             with uploads_taken_over(upload):
                 super()._push_from_checkpoint(checkpoint_folder)
@@ -116,6 +115,7 @@ class PushMixin(_TrainerBase):
 
     def _upload(
         self,
+        client: Any,
         *,
         repo_id: str,
         folder_path: str,
@@ -136,8 +136,9 @@ class PushMixin(_TrainerBase):
             if run_as_future and (path_in_repo or self.args.hub_always_push):
                 # The next checkpoint may delete these files, or write over them, before they are uploaded
                 files = tuple(_keep(file, outbox, link=bool(path_in_repo)) for file in files)
-            client: Any = HfApi(token=token)
-            result = client.create_commit(repo_id, operations(files), run_as_future=run_as_future, **kwargs)
+            result = client.create_commit(
+                repo_id, operations(files), token=token, run_as_future=run_as_future, **kwargs
+            )
         except Exception as error:
             if not run_as_future:
                 raise
