@@ -34,12 +34,18 @@ def add_parser(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """List what leaves, and publish it."""
-    from .publishing.commit import PushError, check_request, is_checkpoint_name, publish, select
+    from .publishing.commit import Destination, PushError, check_request, publish
 
-    check_request(arguments.folder, arguments.revision, arguments.create_pr)
-    place = arguments.path_in_repo.strip("/")
+    destination = Destination(
+        arguments.repo,
+        private=arguments.private or None,
+        revision=arguments.revision,
+        create_pr=arguments.create_pr,
+        path_in_repo=arguments.path_in_repo.strip("/"),
+    )
     folder = Path(arguments.folder).expanduser()
-    selection = select(folder, arguments.repo, path_in_repo=place, resumable=is_checkpoint_name(place))
+    check_request(folder, destination)
+    selection = destination.select(folder)
     for file in selection.files:
         removed = f"  ({file.removed} local paths or names taken out)" if file.removed else ""
         print(f"{_size(file.size):>9}  {file.path}{removed}")
@@ -52,14 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     print(f"{total} go to {arguments.repo} ...", flush=True)
     try:
-        published = publish(
-            folder,
-            arguments.repo,
-            private=arguments.private or None,
-            revision=arguments.revision,
-            create_pr=arguments.create_pr,
-            path_in_repo=place,
-        )
+        published = publish(folder, destination)
     except PushError as error:
         print(f"hf-diversity: {error}", file=sys.stderr)
         return 1

@@ -5,6 +5,7 @@ import os
 import re
 
 import pytest
+import timm
 import torch
 from hub_server import AwaitPush
 from tiny import Images, arguments, assert_same, tiny_timm, weights
@@ -66,6 +67,7 @@ def test_every_strategy_pushes_the_configuration_with_the_model(hub, tmp_path, s
     assert not (tmp_path / "_outgoing").exists()
     loaded = AutoModelForImageClassification.from_pretrained(REPO)
     assert_same(weights(loaded), weights(trainer.model))
+    assert_same(weights(timm.create_model(f"hf-hub:{REPO}", pretrained=True)), weights(trainer.model.timm_model))
 
 
 def test_checkpoints_deleted_while_they_wait_for_their_upload_are_published_whole(hub, tmp_path):

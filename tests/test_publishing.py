@@ -13,7 +13,7 @@ from transformers import AutoModelForImageClassification
 from hf_diversity import DiversityConfig, DiversityTrainer
 from hf_diversity.cli import main
 from hf_diversity.publishing.cleaning import LocalNames, find_secret, known_secrets
-from hf_diversity.publishing.commit import PushError, publish
+from hf_diversity.publishing.commit import Destination, PushError, publish
 from hf_diversity.timm_models import wrap_timm_model
 
 REPO = "someone/run"
@@ -113,8 +113,8 @@ def test_push_says_what_to_type_when_it_fails(hub, run, capsys):
 def test_a_lost_answer_is_made_good_by_the_same_command(hub, run):
     hub.fail("POST .*/commit/", "lost")
     with pytest.raises(PushError):
-        publish(run, REPO)
-    assert not publish(run, REPO).changed and hub.repositories[REPO].files().keys() == LEAVES
+        publish(run, Destination(REPO))
+    assert not publish(run, Destination(REPO)).changed and hub.repositories[REPO].files().keys() == LEAVES
 
 
 @pytest.mark.parametrize("secret", [SECRET, "hf_loopbackwrite", "hf_" + "aB3" * 12])

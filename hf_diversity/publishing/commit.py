@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from .cleaning import LocalNames, known_secrets
 from .files import OutgoingFile, Selection, holds_weights, select_files
@@ -41,17 +41,44 @@ class Published:
     changed: bool
 
 
-def select(
-    folder: str | os.PathLike[str],
-    repo: str,
-    token: str | None = None,
-    path_in_repo: str = "",
-    resumable: bool = False,
-) -> Selection:
-    """What of `folder` would be published in `repo` ("owner/name"); see `select_files`."""
-    return select_files(
-        folder, known_secrets(token), LocalNames(folder, keep=repo.partition("/")[0]), path_in_repo, resumable
-    )
+@dataclass(frozen=True)
+class Destination:
+    """Where on the Hub something is published.
+
+    Attributes:
+        repo: "owner/name", or "name" for one of the token's owner; it is created if it does not exist.
+        private: whether a new repository is private; None for the owner's default.
+        revision: a branch, created if it does not exist; None for main.
+        create_pr: open a pull request against main in place of a commit.
+        path_in_repo: a folder in the repository. With `last-checkpoint` or `checkpoint-<step>` what a resumed training
+            reads (optimiser, schedule, random state) is published with it.
+    """
+
+    repo: str
+    private: bool | None = None
+    revision: str | None = None
+    create_pr: bool = False
+    path_in_repo: str = ""
+
+    def select(self, folder: str | os.PathLike[str], token: str | None = None) -> Selection:
+        """What of `folder` would be published here; see `select_files`.
+
+        Raises:
+            ValueError: a file holds a secret.
+        """
+        names = LocalNames(folder, keep=self.repo.partition("/")[0])
+        resumable = self.path_in_repo.startswith("checkpoint-") or self.path_in_repo == "last-checkpoint"
+        return select_files(folder, known_secrets(token), names, self.path_in_repo, resumable)
+
+    def command(self, folder: str | os.PathLike[str]) -> str:
+        """What to type to publish `folder` here."""
+        options = [
+            *(["--private"] if self.private else []),
+            *(["--revision", self.revision] if self.revision else []),
+            *(["--create-pr"] if self.create_pr else []),
+            *(["--path-in-repo", self.path_in_repo] if self.path_in_repo else []),
+        ]
+        return shlex.join(["hf-diversity", "push", str(folder), self.repo, *options])
 
 
 def operations(files: Sequence[OutgoingFile]) -> list[CommitOperationAdd]:
@@ -61,12 +88,7 @@ def operations(files: Sequence[OutgoingFile]) -> list[CommitOperationAdd]:
 
 def publish(
     folder: str | os.PathLike[str],
-    repo: str,
-    *,
-    private: bool | None = None,
-    revision: str | None = None,
-    create_pr: bool = False,
-    path_in_repo: str = "",
+    destination: Destination,
     token: str | None = None,
     message: str = "Publish the run",
 ) -> Published:
@@ -76,76 +98,50 @@ def publish(
 
     Args:
         folder: a finished run, or a checkpoint.
-        repo: "owner/name", or "name" for one of the token's owner; it is created if it does not exist.
-        private: whether a new repository is private; None for the owner's default.
-        revision: a branch, created if it does not exist; None for main.
-        create_pr: open a pull request in place of a commit to the branch.
-        path_in_repo: a folder in the repository. With `last-checkpoint` or `checkpoint-<step>` what a resumed training
-            reads (optimiser, schedule, random state) is published with it.
+        destination: where to.
         token: a Hub token; None for the client's own.
         message: of the commit.
 
     Raises:
-        ValueError: there is no model in `folder`, or a file holds a secret.
+        ValueError: there is no model in `folder`, a file holds a secret, or a branch is named beside `create_pr`.
         PushError: the Hub refused it or could not be reached.
     """
     folder = Path(folder).expanduser()
-    check_request(folder, revision, create_pr)
-    api = HfApi(token=token)
+    check_request(folder, destination)
+    files = destination.select(folder, token).files
+    api, revision = HfApi(token=token), destination.revision
     try:
-        repo = api.create_repo(repo, private=private, exist_ok=True).repo_id
-        files = select(folder, repo, token, path_in_repo, resumable=is_checkpoint_name(path_in_repo)).files
+        repo = api.create_repo(destination.repo, private=destination.private, exist_ok=True).repo_id
         if revision is not None:
             api.create_branch(repo, branch=revision, exist_ok=True)
         before = api.repo_info(repo, revision=revision).sha
         commit = api.create_commit(
-            repo, operations(files), commit_message=message, revision=revision, create_pr=create_pr
+            repo,
+            operations(files),
+            commit_message=message,
+            revision=revision,
+            create_pr=destination.create_pr,
         )
+    except HFValidationError:  # of the name: nothing to type later
+        raise
     except Exception as error:
-        if isinstance(error, ValueError) and not _is_of_the_hub(error):
-            raise
-        command = push_command(
-            folder, repo, private=private, revision=revision, create_pr=create_pr, path_in_repo=path_in_repo
-        )
-        raise PushError(failure(repo, reason(error), command)) from error
+        raise PushError(failure(destination.repo, reason(error), destination.command(folder))) from error
     return Published(commit.pr_url or commit.commit_url, changed=commit.oid != before)
 
 
-def check_request(folder: str | os.PathLike[str], revision: str | None, create_pr: bool) -> None:
+def check_request(folder: str | os.PathLike[str], destination: Destination) -> None:
     """Refuse what cannot be published, before anything is asked of the Hub.
 
     Raises:
-        ValueError: there is no model in `folder`, or a pull request is asked for against a branch.
+        ValueError: there is no model in `folder`, or a pull request is asked for beside a branch.
     """
     folder = Path(folder).expanduser()
     if not holds_weights(folder):
         raise ValueError(_nothing_to_publish(folder))
-    if create_pr and revision not in (None, "main"):
-        raise ValueError(f"a pull request is against main, and revision is {revision!r}: leave out one of the two")
-
-
-def is_checkpoint_name(name: str) -> bool:
-    """Whether a folder of a repository is one that training resumes from."""
-    return name == "last-checkpoint" or name.startswith("checkpoint-")
-
-
-def push_command(
-    folder: str | os.PathLike[str],
-    repo: str,
-    *,
-    private: bool | None = None,
-    revision: str | None = None,
-    create_pr: bool = False,
-    path_in_repo: str = "",
-) -> str:
-    """What to type to publish `folder` later."""
-    options = [
-        *(["--private"] if private else []),
-        *(["--revision", revision] if revision else []),
-        *(["--create-pr"] if create_pr else []),
-        *(["--path-in-repo", path_in_repo] if path_in_repo else []),
-    ]
-    return shlex.join(["hf-diversity", "push", str(folder), repo, *options])
+    if destination.create_pr and destination.revision not in (None, "main"):
+        raise ValueError(
+            f"a pull request is against main, and revision is {destination.revision!r}: leave out one of the two"
+        )
 
 
 def reason(error: BaseException) -> str:
@@ -174,11 +170,6 @@ def _status(error: BaseException | None) -> int | None:
             return error.response.status_code
         error = error.__cause__
     return None
-
-
-def _is_of_the_hub(error: BaseException) -> bool:
-    """Whether it is about an answer: the client's errors are ValueErrors for one that is no JSON, too."""
-    return _status(error) is not None or type(error).__name__ == "JSONDecodeError"
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -17,7 +17,7 @@ from transformers.utils import logging
 from ..compat import uploads_taken_over
 from ..config import DiversityConfig
 from ..distributed import text_of_process_zero
-from .commit import PushError, failure, operations, push_command, reason, select
+from .commit import Destination, PushError, failure, operations, reason
 from .files import OutgoingFile
 
 logger = logging.get_logger(__name__)
@@ -132,7 +132,7 @@ class PushMixin(_TrainerBase):
         outbox = os.path.join(self._run_folder, OUTBOX_NAME, f"{self.state.global_step}-{path_in_repo or 'run'}")
         result: Any
         try:
-            files = select(folder_path, repo_id, token, path_in_repo, resumable=bool(path_in_repo)).files
+            files = Destination(repo_id, path_in_repo=path_in_repo).select(folder_path, token).files
             if run_as_future and (path_in_repo or self.args.hub_always_push):
                 # The next checkpoint may delete these files, or write over them, before they are uploaded
                 files = tuple(_keep(file, outbox, link=bool(path_in_repo)) for file in files)
@@ -179,13 +179,9 @@ class PushMixin(_TrainerBase):
         return os.path.join(self._run_folder, path_in_repo) if path_in_repo else self._run_folder
 
     def _command(self, repo: str, path_in_repo: str = "") -> str:
-        return push_command(
-            self._folder_of(path_in_repo),
-            repo,
-            private=self.args.hub_private_repo,
-            revision=self.args.hub_revision,
-            path_in_repo=path_in_repo,
-        )
+        args = self.args
+        destination = Destination(repo, args.hub_private_repo, args.hub_revision, path_in_repo=path_in_repo)
+        return destination.command(self._folder_of(path_in_repo))
 
 
 def _keep(file: OutgoingFile, outbox: str, link: bool) -> OutgoingFile:

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hf_diversity import functional
 from hf_diversity.config import DiversityConfig
-from hf_diversity.distributed import mean_over_samples, world_size
+from hf_diversity.distributed import mean_over_samples, text_of_process_zero, world_size
 from hf_diversity.evaluation import DiversityMeter
 from hf_diversity.measures import make_measure
 from hf_diversity.regularizer import DiversityRegularizer
@@ -30,6 +30,8 @@ def main(sync="global", dtype=torch.float64):
     accelerator = Accelerator(cpu=True)
     rank, processes = accelerator.process_index, accelerator.num_processes
     assert world_size() == processes == int(sys.argv[1]), (world_size(), sys.argv)
+    assert text_of_process_zero(None if rank else "of 0") == "of 0"
+    assert text_of_process_zero("not of 0" if rank else None) is None
     torch.manual_seed(0)
     inputs = torch.randn(20, 6, dtype=dtype)
     start = sum(shards(20, processes)[:rank])
