@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,11 @@ else:
     _TrainerBase = object  # any subclass of Trainer comes after the mixin
 
 
+def _taking_what_takes(method: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Show the signature of Trainer's method, which differs between versions of transformers."""
+    return functools.wraps(method, assigned=(), updated=())
+
+
 class PushMixin(_TrainerBase):
     """Pushes as Trainer does (`hub_strategy`, messages, revision, callbacks) but for this, also at both weights 0.
 
@@ -43,6 +49,7 @@ class PushMixin(_TrainerBase):
     diversity: DiversityConfig
     _pushes: dict[str, Future] | None = None
 
+    @_taking_what_takes(Trainer.train)
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as the base class does.
 
@@ -58,6 +65,7 @@ class PushMixin(_TrainerBase):
             raise error
         return output
 
+    @_taking_what_takes(Trainer.init_hf_repo)
     def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
         """Create the repository as the base class does.
 
@@ -71,22 +79,17 @@ class PushMixin(_TrainerBase):
             message = failure(repo, reason(error), self._command(repo))
             raise PushError(f"{message} (to train now without the Hub, set push_to_hub=False)") from error
 
+    @_taking_what_takes(Trainer.push_to_hub)
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
         """Push as the base class does.
 
         Raises:
             PushError: it failed; everything is on the disk.
         """
-        try:
-            with uploads_taken_over(self._upload):
-                return super().push_to_hub(*args, **kwargs)
-        except PushError:
-            raise
-        except Exception as error:
-            if self.hub_model_id is None:  # it failed before the Hub had any part in it
-                raise
-            raise PushError(failure(self.hub_model_id, reason(error), self._command(self.hub_model_id))) from error
+        with uploads_taken_over(self._upload):
+            return super().push_to_hub(*args, **kwargs)
 
+    @_taking_what_takes(Trainer._save)
     def _save(self, *args: Any, **kwargs: Any) -> None:
         with self._without_token():
             super()._save(*args, **kwargs)
@@ -141,7 +144,7 @@ class PushMixin(_TrainerBase):
             )
         except Exception as error:
             if not run_as_future:
-                raise
+                raise PushError(failure(repo_id, reason(error), self._command(repo_id, path_in_repo))) from error
             result = Future()
             result.set_exception(error)
         if run_as_future:
