@@ -82,7 +82,12 @@ def test_checkpoints_deleted_while_they_wait_for_their_upload_are_published_whol
     for step in (1, 2, 3):
         assert {f"checkpoint-{step}/{name}" for name in MODEL | STATE} <= files.keys()
     models = [files[f"checkpoint-{step}/model.safetensors"] for step in (1, 2, 3)]
-    assert len(set(models)) == 3 and files["model.safetensors"] == models[2]
+    repository = hub.repositories[REPO]
+    commits = dict(zip(repository.titles, repository.commits, strict=True))
+    at_root = [
+        repository.files(commits[f"Training in progress, step {step}"])["model.safetensors"] for step in (1, 2, 3)
+    ]
+    assert len(set(models)) == 3 and at_root == models
     assert not (tmp_path / "_outgoing").exists()
 
 
