@@ -20,7 +20,10 @@ else:
     # takes both, and __post_init__ turns numbers into floats.
     Gamma = str
 
-MEASURES = ("direct", "det", "logdet", "none")
+SIMILARITY_MEASURES = ("direct", "det", "logdet")
+COVARIANCE_MEASURES = ("decov", "vcreg", "correlation")
+WEIGHT_MEASURES = ("orthogonality", "srip")
+MEASURES = (*SIMILARITY_MEASURES, *COVARIANCE_MEASURES, *WEIGHT_MEASURES, "none")
 REDUCTIONS = ("mean", "sum")
 SAMPLES = ("auto", "positions", "pooled", "first")
 SYNCS = ("global", "local")
@@ -59,11 +62,14 @@ class DiversityConfig:
         >>> config = DiversityConfig(measure="logdet", diversity_weight=0.001, layers=["bert.encoder.layer.*"])
     """
 
-    measure: Literal["direct", "det", "logdet", "none"] = field(
+    measure: Literal[
+        "direct", "det", "logdet", "decov", "vcreg", "correlation", "orthogonality", "srip", "none"
+    ] = field(
         default="direct",
         metadata={
             "help": "Redundancy J of a layer's units, from their similarity matrix S: 'direct' the off-diagonal of S, "
-            "'det' -det(S), 'logdet' -log det(S), 'none' no J (the norm term alone)."
+            "'det' -det(S), 'logdet' -log det(S); from their covariance: 'decov', 'vcreg', 'correlation'; from the "
+            "weights: 'orthogonality' (SO), 'srip'; 'none' no J (the norm term alone). See docs/measures.md."
         },
     )
     diversity_weight: float = field(
@@ -170,6 +176,15 @@ class DiversityConfig:
                 f"gamma is {self.gamma}: the similarity exp(-gamma d^2) needs a finite gamma > 0 (1e-30 to 1e30); "
                 'type gamma="median" '
                 "to have it follow the activations"
+            )
+        if self.gamma != "median" and self.measure in (*COVARIANCE_MEASURES, *WEIGHT_MEASURES):
+            raise ValueError(
+                f"gamma is {self.gamma} and measure is {self.measure!r}, which has no gamma; leave gamma out"
+            )
+        if self.measure in WEIGHT_MEASURES and self.activation_weight > 0:
+            raise ValueError(
+                f"activation_weight is {self.activation_weight} and measure is {self.measure!r}, which looks at weights "
+                "alone; type activation_weight=0.0"
             )
         if not (math.isfinite(_number("jitter", self.jitter)) and self.jitter >= 0):
             raise ValueError(f"jitter is {self.jitter}: it must be finite and >= 0; type jitter=1e-4")
