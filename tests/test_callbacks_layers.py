@@ -31,7 +31,9 @@ def logged(run):
 
 
 def test_the_numbers_are_those_of_the_layer_now(tmp_path):
-    run = trainer(tmp_path, [LayerDiagnosticsCallback()])
+    callback = LayerDiagnosticsCallback()
+    run = trainer(tmp_path, [callback])
+    trainer(tmp_path / "other", [callback])  # one instance serves several
     run.train()
     records = logged(run)
     assert [r["epoch"] for r in records] == [1, 2, 3]

@@ -36,7 +36,9 @@ def test_factors():
 
 
 def test_each_step_has_its_factor_and_the_log_adds_up(tmp_path):
-    done = trainer(tmp_path, [DiversityScheduleCallback(start=0.25, warmup=0.5)])
+    callback = DiversityScheduleCallback(start=0.25, warmup=0.5)
+    done = trainer(tmp_path, [callback])
+    trainer(tmp_path / "other", [callback])  # one instance serves several
     done.train()
     found = records(done)
     assert [r["diversity_scale"] for r in found] == [0, 0, 0, 0.25, 0.5, 0.75, 1, 1]

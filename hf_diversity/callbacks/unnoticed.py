@@ -47,15 +47,10 @@ def _may_be_a_sum(name: str, value: Any) -> bool:
 
 def _copied(value: Any) -> Any:
     """A copy of containers and running sums; what else they hold is shared."""
-    if isinstance(value, dict):
-        new = copy.copy(value)  # keeps what a defaultdict makes
-        for key in value:
-            new[key] = _copied(value[key])
-        return new
-    if isinstance(value, list | deque):
-        new = copy.copy(value)
-        for index, item in enumerate(value):
-            new[index] = _copied(item)
+    if isinstance(value, dict | list | deque):
+        new: Any = copy.copy(value)  # keeps what a defaultdict makes
+        for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
+            new[key] = _copied(item)
         return new
     if isinstance(value, torch.Tensor):
         return value.clone() if value.ndim == 0 else value
