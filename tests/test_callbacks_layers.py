@@ -33,7 +33,7 @@ def logged(run):
 def test_the_numbers_are_those_of_the_layer_now(tmp_path):
     callback = LayerDiagnosticsCallback()
     run = trainer(tmp_path, [callback])
-    trainer(tmp_path / "other", [callback])  # one instance serves several
+    other = trainer(tmp_path / "other", [callback])  # one instance serves several
     run.train()
     records = logged(run)
     assert [r["epoch"] for r in records] == [1, 2, 3]
@@ -44,6 +44,7 @@ def test_the_numbers_are_those_of_the_layer_now(tmp_path):
     rank = diagnostics.effective_rank(diagnostics.covariance_eigenvalues(hidden))
     assert last["layers/out/effective_rank"] == pytest.approx(rank, rel=1e-5)
     assert last["layers/out/constant_share"] == 0
+    assert not logged(other)
 
 
 def test_other_layers_fewer_examples_and_rarer(tmp_path):

@@ -38,7 +38,7 @@ def test_factors():
 def test_each_step_has_its_factor_and_the_log_adds_up(tmp_path):
     callback = DiversityScheduleCallback(start=0.25, warmup=0.5)
     done = trainer(tmp_path, [callback])
-    trainer(tmp_path / "other", [callback])  # one instance serves several
+    other = trainer(tmp_path / "other", [callback])  # one instance serves several
     done.train()
     found = records(done)
     assert [r["diversity_scale"] for r in found] == [0, 0, 0, 0.25, 0.5, 0.75, 1, 1]
@@ -46,7 +46,7 @@ def test_each_step_has_its_factor_and_the_log_adds_up(tmp_path):
         assert r["loss"] == pytest.approx(r["task_loss"] + r["penalty"], rel=1e-5)
         whole = 0.8 * r["diversity"] + 0.01 * r["activation_norm"]
         assert r["penalty"] == pytest.approx(r["diversity_scale"] * whole, rel=1e-5, abs=1e-9)
-    assert done.diversity.diversity_weight == 0.8
+    assert done.diversity.diversity_weight == 0.8 and other._regularizer.scale is None
 
 
 @pytest.mark.parametrize("measure", ["direct", "logdet", "none"])
