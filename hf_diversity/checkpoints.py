@@ -27,6 +27,7 @@ from .capture import ActivationCapture
 from .compat import restore_weights, rotate_checkpoints
 from .config import DiversityConfig
 from .regularizer import DiversityRegularizer
+from .weight_regularizer import WeightRegularizer
 
 logger = logging.get_logger(__name__)
 
@@ -52,7 +53,7 @@ class CheckpointMixin(_TrainerBase):
     """
 
     diversity: DiversityConfig
-    _regularizer: DiversityRegularizer
+    _regularizer: DiversityRegularizer | WeightRegularizer
     _staging = False
     _push_after: str | None = None
 

@@ -62,15 +62,15 @@ class DiversityConfig:
         >>> config = DiversityConfig(measure="logdet", diversity_weight=0.001, layers=["bert.encoder.layer.*"])
     """
 
-    measure: Literal[
-        "direct", "det", "logdet", "decov", "vcreg", "correlation", "orthogonality", "srip", "none"
-    ] = field(
-        default="direct",
-        metadata={
-            "help": "Redundancy J of a layer's units, from their similarity matrix S: 'direct' the off-diagonal of S, "
-            "'det' -det(S), 'logdet' -log det(S); from their covariance: 'decov', 'vcreg', 'correlation'; from the "
-            "weights: 'orthogonality' (SO), 'srip'; 'none' no J (the norm term alone). See docs/measures.md."
-        },
+    measure: Literal["direct", "det", "logdet", "decov", "vcreg", "correlation", "orthogonality", "srip", "none"] = (
+        field(
+            default="direct",
+            metadata={
+                "help": "Redundancy J of a layer's units, from their similarity matrix S: 'direct' the off-diagonal, "
+                "'det' -det(S), 'logdet' -log det(S); from their covariance: 'decov', 'vcreg', 'correlation'; from "
+                "the weights: 'orthogonality' (SO), 'srip'; 'none' no J (the norm term alone)."
+            },
+        )
     )
     diversity_weight: float = field(
         default=0.01,
@@ -183,8 +183,8 @@ class DiversityConfig:
             )
         if self.measure in WEIGHT_MEASURES and self.activation_weight > 0:
             raise ValueError(
-                f"activation_weight is {self.activation_weight} and measure is {self.measure!r}, which looks at weights "
-                "alone; type activation_weight=0.0"
+                f"activation_weight is {self.activation_weight} and measure is {self.measure!r}, which looks at "
+                "weights alone; type activation_weight=0.0"
             )
         if not (math.isfinite(_number("jitter", self.jitter)) and self.jitter >= 0):
             raise ValueError(f"jitter is {self.jitter}: it must be finite and >= 0; type jitter=1e-4")
@@ -227,6 +227,11 @@ class DiversityConfig:
     def is_active(self) -> bool:
         """Whether anything is added to the loss; if not, the trainer is plain `Trainer`."""
         return self.activation_weight > 0 or (self.diversity_weight > 0 and self.measure != "none")
+
+    @property
+    def is_of_weights(self) -> bool:
+        """Whether the measure looks at weights and at no activation."""
+        return self.measure in WEIGHT_MEASURES
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a dict of plain JSON values."""

@@ -26,8 +26,8 @@ class LayerMeasurement:
         activation_norm: P, the mean squared norm of a sample's activations.
         gamma: the gamma that was used; None if no similarity was asked for.
         num_samples: samples (rows) seen by all processes.
-        statistic: the mean over samples from which J follows: a scalar for Direct, S (D, D) for Det and Logdet, moments
-            (1 + D, D) for the measures of covariance; or None.
+        statistic: the mean over samples from which J follows: a scalar for Direct, S (D, D) for Det and Logdet,
+            moments (1 + D, D) for the measures of covariance; or None.
     """
 
     diversity: float | None
@@ -132,6 +132,27 @@ class DiversityMeter:
                 f"the diversity of layer {name!r} over the evaluation set is not finite: {cause}"
             )
         return LayerMeasurement(diversity, float(norm), gamma, count, statistic)
+
+
+def evaluation_record(measured: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    """Metrics of an evaluation: sums over layers, and each layer's where there are several.
+
+    Args:
+        measured: what has `diversity`, `activation_norm` and `gamma`, each may be None, by layer.
+        prefix: of the metrics, "eval".
+    """
+    record: dict[str, float] = {}
+    for part in ("activation_norm", "diversity"):
+        values = [float(value) for layer in measured.values() if (value := getattr(layer, part)) is not None]
+        if values:
+            record[f"{prefix}_{part}"] = sum(values)
+    for name, layer in measured.items():
+        suffix = f"/{name}" if len(measured) > 1 else ""
+        if layer.gamma is not None:
+            record[f"{prefix}_gamma{suffix}"] = float(layer.gamma)
+        if suffix and layer.diversity is not None:
+            record[f"{prefix}_diversity{suffix}"] = float(layer.diversity)
+    return record
 
 
 def measure_layers(

@@ -18,6 +18,7 @@ from .config import DiversityConfig
 from .distributed import mean_over_samples
 from .tensors import upcast
 
+
 class Measure(ABC):
     """One way to say how redundant the units of a layer are.
 

@@ -1,7 +1,7 @@
 """Orthogonality of the weights of a layer: SO and SRIP. They see no activation.
 
-Source: Bansal, Chen, Wang: "Can We Gain More from Orthogonality Regularizations in Training Deep CNNs?" (NeurIPS 2018).
-There W has a column for each unit; a torch weight has a row, so W^T W is here the product of the weight and its
+Source: Bansal, Chen, Wang: "Can We Gain More from Orthogonality Regularizations in Training Deep CNNs?" (NeurIPS
+2018). There W has a column for each unit; a torch weight has a row, so W^T W is here the product of the weight and its
 transpose. Both are 0 for orthonormal units, which a layer with more units than inputs cannot have.
 """
 
