@@ -219,7 +219,7 @@ class DiversityRegularizer:
             return None, parts[0]
         samples: Tensor | int = rows.shape[0]
         if synchronise and not self.measure.of_similarity:
-            samples = sum_over_processes(torch.tensor(float(samples), device=rows.device))
+            samples = sum_over_processes(torch.tensor(float(samples), dtype=parts[1].dtype, device=rows.device))
         return self.measure.value(parts[1], units, samples), parts[0]
 
     @property

@@ -12,7 +12,7 @@ from launch import leave
 from torch.nn.parallel import DistributedDataParallel
 
 from hf_diversity import functional
-from hf_diversity.config import DiversityConfig
+from hf_diversity.config import COVARIANCE_MEASURES, DiversityConfig
 from hf_diversity.distributed import mean_over_samples, world_size
 from hf_diversity.evaluation import DiversityMeter
 from hf_diversity.measures import make_measure
@@ -34,8 +34,8 @@ def main(sync="global", dtype=torch.float64):
     inputs = torch.randn(20, 6, dtype=dtype)
     start = sum(shards(20, processes)[:rank])
     mine = inputs[start : start + shards(20, processes)[rank]]
-    for measure in ("direct", "det", "logdet", "none"):
-        for gamma in (0.7, "median"):
+    for measure in ("direct", "det", "logdet", "decov", "vcreg", "correlation", "none"):
+        for gamma in ("median",) if measure in COVARIANCE_MEASURES else (0.7, "median"):
             config = DiversityConfig(
                 measure=measure, gamma=gamma, diversity_weight=2.0, activation_weight=0.3, jitter=0.1, sync=sync
             )
