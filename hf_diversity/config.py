@@ -86,6 +86,13 @@ class DiversityConfig:
             "the median distance between units (a running average, saved with the checkpoint)."
         },
     )
+    scale_invariant: bool = field(
+        default=False,
+        metadata={
+            "help": 'With gamma="median": leave out the part of the gradient that grows or shrinks all distances '
+            "between units, which gamma would follow in the next step anyway."
+        },
+    )
     reduction: Literal["mean", "sum"] = field(
         default="mean",
         metadata={"help": "For 'direct': 'mean' over pairs of units, or 'sum' (the paper's form, grows as D^2)."},
@@ -180,6 +187,14 @@ class DiversityConfig:
         if self.gamma != "median" and self.measure in (*COVARIANCE_MEASURES, *WEIGHT_MEASURES):
             raise ValueError(
                 f"gamma is {self.gamma} and measure is {self.measure!r}, which has no gamma; leave gamma out"
+            )
+        if not isinstance(self.scale_invariant, bool):
+            raise TypeError(f"scale_invariant is {self.scale_invariant!r}: it must be True or False")
+        if self.scale_invariant and (self.gamma != "median" or self.measure not in SIMILARITY_MEASURES):
+            raise ValueError(
+                f"scale_invariant is True with gamma={self.gamma!r} and measure={self.measure!r}: it is for a "
+                'similarity whose gamma follows the activations; type gamma="median" and measure="direct", "det" or '
+                '"logdet", or scale_invariant=False'
             )
         if self.measure in WEIGHT_MEASURES and self.activation_weight > 0:
             raise ValueError(

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from .bandwidth import MedianGamma, wide_dtype
 from .config import DiversityConfig
-from .distributed import mean_over_samples, sum_over_processes, world_size
+from .distributed import mean_over_samples, sum_over_processes, sum_with_gradient, world_size
 from .measures import common_mean, make_measure
+from .tensors import upcast
 
 
 class NonFiniteRegularizerError(ValueError):
@@ -210,6 +211,8 @@ class DiversityRegularizer:
         if self.measure is not None:
             some = rows if self._weight_of_diversity > 0 else rows.detach()
             constant = common_mean(rows, synchronise) if gamma is None else gamma
+            if self.config.scale_invariant and some.requires_grad:
+                some = at_constant_scale(some, count, synchronise)
             if rows.shape[0] == 0:  # a process without samples takes part with weight 0
                 some = torch.cat([some, some.new_zeros(1, units)])
             parts.append(self.measure.statistic(some, constant))
@@ -251,6 +254,23 @@ class DiversityRegularizer:
         """Continue from `state_dict`."""
         if self.median_gamma is not None:
             self.median_gamma.load_state_dict(state.get("gamma", {}), device)
+
+
+def at_constant_scale(rows: Tensor, count: int, synchronise: bool) -> Tensor:
+    """The same rows, but with a gradient that does not see their scale: none of it grows or shrinks all distances.
+
+    They are divided by the root mean square of the distances between units and multiplied by its value. So J has the
+    gradient of J at a gamma that follows this distance, while gamma itself is a constant within a step.
+
+    Args:
+        rows: (N, D).
+        count: of the samples that they stand for.
+        synchronise: the distance is that over all processes.
+    """
+    spread = upcast(rows).var(dim=1, unbiased=False).sum() * (count / max(len(rows), 1))
+    if synchronise:
+        spread = sum_with_gradient(spread)
+    return rows * (spread.detach() / spread).sqrt().to(rows.dtype)
 
 
 def norm_statistic(rows: Tensor) -> Tensor:
