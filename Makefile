@@ -25,8 +25,8 @@ env: $(VENV)/.installed  ## create the environment
 demo: $(VENV)/.installed  ## train baseline and diversity twins on embedded FashionMNIST images (about 3 minutes)
 	$(BIN)/python recipes/demo.py --output_dir outputs/demo
 
-test: $(VENV)/.installed  ## run the tests (offline, CPU)
-	$(BIN)/python -m pytest
+test: $(VENV)/.installed  ## run the tests (offline, CPU), on two cores
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 test-slow: $(VENV)/.installed  ## run the tests that take long
 	$(BIN)/python -m pytest -m slow

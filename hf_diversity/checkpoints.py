@@ -28,6 +28,7 @@ from .compat import restore_weights, rotate_checkpoints
 from .config import DiversityConfig
 from .publishing.trainer import CONFIG_NAME, PushMixin
 from .regularizer import DiversityRegularizer
+from .weight_regularizer import WeightRegularizer
 
 logger = logging.get_logger(__name__)
 
@@ -47,7 +48,7 @@ class CheckpointMixin(PushMixin):
     """
 
     diversity: DiversityConfig
-    _regularizer: DiversityRegularizer
+    _regularizer: DiversityRegularizer | WeightRegularizer
     _staging = False
     _push_after: str | None = None
 

@@ -20,7 +20,10 @@ else:
     # takes both, and __post_init__ turns numbers into floats.
     Gamma = str
 
-MEASURES = ("direct", "det", "logdet", "none")
+SIMILARITY_MEASURES = ("direct", "det", "logdet")
+COVARIANCE_MEASURES = ("decov", "vcreg", "correlation")
+WEIGHT_MEASURES = ("orthogonality", "srip")
+MEASURES = (*SIMILARITY_MEASURES, *COVARIANCE_MEASURES, *WEIGHT_MEASURES, "none")
 REDUCTIONS = ("mean", "sum")
 SAMPLES = ("auto", "positions", "pooled", "first")
 SYNCS = ("global", "local")
@@ -59,12 +62,15 @@ class DiversityConfig:
         >>> config = DiversityConfig(measure="logdet", diversity_weight=0.001, layers=["bert.encoder.layer.*"])
     """
 
-    measure: Literal["direct", "det", "logdet", "none"] = field(
-        default="direct",
-        metadata={
-            "help": "Redundancy J of a layer's units, from their similarity matrix S: 'direct' the off-diagonal of S, "
-            "'det' -det(S), 'logdet' -log det(S), 'none' no J (the norm term alone)."
-        },
+    measure: Literal["direct", "det", "logdet", "decov", "vcreg", "correlation", "orthogonality", "srip", "none"] = (
+        field(
+            default="direct",
+            metadata={
+                "help": "Redundancy J of a layer's units, from their similarity matrix S: 'direct' the off-diagonal, "
+                "'det' -det(S), 'logdet' -log det(S); from their covariance: 'decov', 'vcreg', 'correlation'; from "
+                "the weights: 'orthogonality' (SO), 'srip'; 'none' no J (the norm term alone)."
+            },
+        )
     )
     diversity_weight: float = field(
         default=0.01,
@@ -78,6 +84,13 @@ class DiversityConfig:
         metadata={
             "help": "Sharpness of the similarity exp(-gamma (a_n - a_m)^2): a positive number, or 'median' to follow "
             "the median distance between units (a running average, saved with the checkpoint)."
+        },
+    )
+    scale_invariant: bool = field(
+        default=False,
+        metadata={
+            "help": 'With gamma="median": leave out the part of the gradient that grows or shrinks all distances '
+            "between units, which gamma would follow in the next step anyway."
         },
     )
     reduction: Literal["mean", "sum"] = field(
@@ -171,6 +184,23 @@ class DiversityConfig:
                 'type gamma="median" '
                 "to have it follow the activations"
             )
+        if self.gamma != "median" and self.measure in (*COVARIANCE_MEASURES, *WEIGHT_MEASURES):
+            raise ValueError(
+                f"gamma is {self.gamma} and measure is {self.measure!r}, which has no gamma; leave gamma out"
+            )
+        if not isinstance(self.scale_invariant, bool):
+            raise TypeError(f"scale_invariant is {self.scale_invariant!r}: it must be True or False")
+        if self.scale_invariant and (self.gamma != "median" or self.measure not in SIMILARITY_MEASURES):
+            raise ValueError(
+                f"scale_invariant is True with gamma={self.gamma!r} and measure={self.measure!r}: it is for a "
+                'similarity whose gamma follows the activations; type gamma="median" and measure="direct", "det" or '
+                '"logdet", or scale_invariant=False'
+            )
+        if self.measure in WEIGHT_MEASURES and self.activation_weight > 0:
+            raise ValueError(
+                f"activation_weight is {self.activation_weight} and measure is {self.measure!r}, which looks at "
+                "weights alone; type activation_weight=0.0"
+            )
         if not (math.isfinite(_number("jitter", self.jitter)) and self.jitter >= 0):
             raise ValueError(f"jitter is {self.jitter}: it must be finite and >= 0; type jitter=1e-4")
         if self.unit_axis is not None:
@@ -212,6 +242,11 @@ class DiversityConfig:
     def is_active(self) -> bool:
         """Whether anything is added to the loss; if not, the trainer is plain `Trainer`."""
         return self.activation_weight > 0 or (self.diversity_weight > 0 and self.measure != "none")
+
+    @property
+    def is_of_weights(self) -> bool:
+        """Whether the measure looks at weights and at no activation."""
+        return self.measure in WEIGHT_MEASURES
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a dict of plain JSON values."""

@@ -71,6 +71,30 @@ def mean_over_samples(means: Sequence[Tensor], count: int) -> tuple[Tensor, ...]
     return _WeightedMean.apply(count, *means)
 
 
+class _Sum(torch.autograd.Function):
+    """Sum over processes; its gradient is the sum of theirs, which may differ."""
+
+    @staticmethod
+    def forward(ctx, tensor: Tensor) -> Tensor:
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
+def sum_with_gradient(tensor: Tensor) -> Tensor:
+    """The sum over processes, for what each process goes on to use in a way of its own.
+
+    One collective in the forward pass and one in the backward pass, which every process must reach.
+    """
+    return tensor if world_size() == 1 else _Sum.apply(tensor)
+
+
 def real_batch_size(accelerator, batch_size: int) -> int:
     """How many of this process's `batch_size` examples are real in an evaluation batch.
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from .bandwidth import estimate_gamma, wide_dtype
 from .config import DiversityConfig
 from .data_pass import iterate_rows
-from .distributed import sum_over_processes
-from .measures import Logdet, Measure, make_measure
+from .distributed import sum_over_processes, world_size
+from .measures import Logdet, Measure, SimilarityMeasure, common_mean, make_measure
 from .regularizer import NonFiniteRegularizerError, check_rows, norm_statistic, why_not_finite
 
 
@@ -26,7 +26,8 @@ class LayerMeasurement:
         activation_norm: P, the mean squared norm of a sample's activations.
         gamma: the gamma that was used; None if no similarity was asked for.
         num_samples: samples (rows) seen by all processes.
-        statistic: the mean over samples from which J follows: a scalar for Direct, S for Det and Logdet; or None.
+        statistic: the mean over samples from which J follows: a scalar for Direct, S (D, D) for Det and Logdet,
+            moments (1 + D, D) for the measures of covariance; or None.
     """
 
     diversity: float | None
@@ -38,7 +39,7 @@ class LayerMeasurement:
     @property
     def similarity(self) -> Tensor:
         """S, (D, D)."""
-        if self.statistic is None or self.statistic.ndim != 2:
+        if self.statistic is None or self.statistic.ndim != 2 or self.statistic.shape[0] != self.statistic.shape[1]:
             raise AttributeError("the similarity matrix was not measured; call hf_diversity.evaluation.measure_layers")
         return self.statistic
 
@@ -61,7 +62,8 @@ class DiversityMeter:
         """See the class."""
         self.measure = measure
         self._gamma = gamma
-        self._gammas: dict[str, Tensor | float] = {}
+        # What the statistic of a layer is taken with: its gamma, or for a covariance its shift
+        self._constants: dict[str, Tensor | float] = {}
         self._sums: dict[str, list[Tensor]] = {}
         self._counts: dict[str, int] = {}
         self._units: dict[str, int] = {}
@@ -90,17 +92,17 @@ class DiversityMeter:
             self._sums[name] = [torch.zeros((), dtype=wide, device=rows.device)]
             if self.measure is not None:
                 self._sums[name].append(rows.new_zeros(self.measure.statistic_shape(units), dtype=wide))
-        if self.measure is not None and name not in self._gammas:
-            gamma = self._gamma(name)
+        if self.measure is not None and name not in self._constants:
+            constant = self._gamma(name) if self.measure.of_similarity else None
             # Every process comes here for the same batches, so all take part in the collectives of an estimate
-            if gamma is None and int(sum_over_processes(torch.tensor([count], device=rows.device))):
-                gamma = estimate_gamma(rows)
-            if gamma is not None:
-                self._gammas[name] = gamma
+            if constant is None and int(sum_over_processes(torch.tensor([count], device=rows.device))):
+                constant = estimate_gamma(rows) if self.measure.of_similarity else common_mean(rows, world_size() > 1)
+            if constant is not None:
+                self._constants[name] = constant
         if count:
             self._sums[name][0] += norm_statistic(rows).to(wide) * count
             if self.measure is not None:
-                self._sums[name][1] += self.measure.statistic(rows, self._gammas[name]).to(wide) * count
+                self._sums[name][1] += self.measure.statistic(rows, self._constants[name]).to(wide) * count
         self._counts[name] += count
 
     def compute(self) -> dict[str, LayerMeasurement]:
@@ -119,17 +121,38 @@ class DiversityMeter:
             raise ValueError(f"layer {name!r} has 0 samples in the whole data set: it is padding only")
         norm, *rest = (sum_over_processes(total) / count for total in sums)
         statistic = rest[0] if rest else None
-        gamma = None if statistic is None else float(self._gammas[name])
-        cause = why_not_finite(float(norm), 0.0 if gamma is None else gamma, 0.0)
+        gamma = float(self._constants[name]) if self.measure is not None and self.measure.of_similarity else None
+        cause = why_not_finite(float(norm), gamma, None)
         diversity = None
         if cause is None and statistic is not None and self.measure is not None:
-            diversity = float(self.measure.value(statistic, self._units[name]))
-            cause = why_not_finite(0.0, 0.0 if gamma is None else gamma, diversity)
+            diversity = float(self.measure.value(statistic, self._units[name], count))
+            cause = why_not_finite(None, gamma, diversity)
         if cause is not None:
             raise NonFiniteRegularizerError(
                 f"the diversity of layer {name!r} over the evaluation set is not finite: {cause}"
             )
         return LayerMeasurement(diversity, float(norm), gamma, count, statistic)
+
+
+def evaluation_record(measured: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    """Metrics of an evaluation: sums over layers, and each layer's where there are several.
+
+    Args:
+        measured: what has `diversity`, `activation_norm` and `gamma`, each may be None, by layer.
+        prefix: of the metrics, "eval".
+    """
+    record: dict[str, float] = {}
+    for part in ("activation_norm", "diversity"):
+        values = [float(value) for layer in measured.values() if (value := getattr(layer, part)) is not None]
+        if values:
+            record[f"{prefix}_{part}"] = sum(values)
+    for name, layer in measured.items():
+        suffix = f"/{name}" if len(measured) > 1 else ""
+        if layer.gamma is not None:
+            record[f"{prefix}_gamma{suffix}"] = float(layer.gamma)
+        if suffix and layer.diversity is not None:
+            record[f"{prefix}_diversity{suffix}"] = float(layer.diversity)
+    return record
 
 
 def measure_layers(
@@ -155,16 +178,22 @@ def measure_layers(
     """
     diversity = diversity or DiversityConfig()
     fixed = gamma if gamma is not None else (None if diversity.gamma == "median" else float(diversity.gamma))
-    meter = DiversityMeter(Logdet(diversity), lambda name: fixed)  # its statistic is S: every measure follows
+    meter = DiversityMeter(Logdet(diversity), lambda name: fixed)  # its statistic is S, and all that follows from it
+    measure = make_measure(diversity)
+    other = None
+    if measure is not None and not isinstance(measure, SimilarityMeasure):
+        other = DiversityMeter(measure, lambda name: None)
     for rows in iterate_rows(model, dataloader, diversity):
         meter.update(rows)
+        if other is not None:
+            other.update(rows)
     measured = meter.compute()
     if not measured:
         raise ValueError("the data loader gave no batch: nothing was measured; check the data set")
-    measure = make_measure(diversity)
-    for layer in measured.values():
-        units = layer.similarity.shape[0]
-        layer.diversity = (
-            None if measure is None else float(measure.value(measure.from_similarity(layer.similarity), units))
-        )
+    others = other.compute() if other is not None else {}
+    for name, layer in measured.items():
+        layer.diversity = others[name].diversity if name in others else None
+        if isinstance(measure, SimilarityMeasure):
+            statistic = measure.from_similarity(layer.similarity)
+            layer.diversity = float(measure.value(statistic, len(layer.similarity), layer.num_samples))
     return measured

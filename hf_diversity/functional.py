@@ -1,4 +1,6 @@
-"""The measures of within-layer diversity as pure functions: (N, D) activations in, a tensor out.
+"""The measures of within-layer diversity, and what they are compared with, as pure functions.
+
+(N, D) activations in (weights for `orthogonality` and `srip`), a tensor out. Sources of the similarity measures:
 
 Laakom, Raitoharju, Iosifidis, Gabbouj: "Within-layer Diversity Reduces Generalization Gap" (arXiv 2106.06012) and
 "WLD-Reg: A Data-dependent Within-layer Diversity Regularizer" (AAAI-23, arXiv 2301.01352).
@@ -17,18 +19,27 @@ import warnings
 import torch
 from torch import Tensor
 
+from .decorrelation import correlation, covariance, decov, vcreg
 from .kernels import log_determinant, pair_sum, similarity
+from .orthogonality import orthogonality, srip
+from .tensors import can_read, check_activations, check_float_tensor, upcast
 
 __all__ = [
     "DEFAULT_JITTER",
     "activation_norm",
     "average_distance",
+    "correlation",
+    "covariance",
+    "decov",
     "det",
     "det_from_similarity",
     "direct",
     "logdet",
     "logdet_from_similarity",
+    "orthogonality",
     "similarity_matrix",
+    "srip",
+    "vcreg",
 ]
 
 DEFAULT_JITTER = 1e-4
@@ -54,7 +65,7 @@ def similarity_matrix(activations: Tensor, gamma: Tensor | float) -> Tensor:
         ValueError: the shape is not (N >= 2, D >= 2), gamma is not positive and finite, or an activation is not
             finite.
     """
-    _check_activations(activations)
+    check_activations(activations)
     return similarity(activations, _check_gamma(gamma))
 
 
@@ -77,7 +88,7 @@ def direct(activations: Tensor, gamma: Tensor | float, reduction: str = "mean") 
     """
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction is {reduction!r}: unknown; type reduction='mean' or reduction='sum'")
-    _check_activations(activations)
+    check_activations(activations)
     total = pair_sum(activations, _check_gamma(gamma))
     units = activations.shape[1]
     return total / (units * (units - 1)) if reduction == "mean" else total
@@ -173,9 +184,9 @@ def activation_norm(activations: Tensor) -> Tensor:
         TypeError: activations are no tensor or not of a float dtype.
         ValueError: the shape is not (N >= 1, D >= 1), or an activation is not finite.
     """
-    _check_activations(activations, samples=1, units=1)
-    upcast = _upcast(activations)
-    return (upcast * upcast).sum() / activations.shape[0]
+    check_activations(activations, samples=1, units=1)
+    wide = upcast(activations)
+    return (wide * wide).sum() / activations.shape[0]
 
 
 def average_distance(activations: Tensor) -> Tensor:
@@ -194,16 +205,12 @@ def average_distance(activations: Tensor) -> Tensor:
         TypeError: activations are no tensor or not of a float dtype.
         ValueError: the shape is not (N >= 1, D >= 2), or an activation is not finite.
     """
-    _check_activations(activations, samples=1)
-    return _upcast(activations).var(dim=1, unbiased=True)
-
-
-def _upcast(activations: Tensor) -> Tensor:
-    return activations if activations.dtype == torch.float64 else activations.float()
+    check_activations(activations, samples=1)
+    return upcast(activations).var(dim=1, unbiased=True)
 
 
 def _log_determinant(similarity: Tensor, jitter: float) -> Tensor:
-    _check_float_tensor(similarity, "similarity")
+    check_float_tensor(similarity, "similarity")
     if similarity.ndim != 2 or similarity.shape[0] != similarity.shape[1] or similarity.shape[0] == 0:
         raise ValueError(
             f"similarity has shape {tuple(similarity.shape)}: it must be a square matrix (D, D); type "
@@ -216,7 +223,7 @@ def _log_determinant(similarity: Tensor, jitter: float) -> Tensor:
     if not (math.isfinite(jitter) and jitter >= 0):
         raise ValueError(f"jitter is {jitter}: it must be finite and >= 0; type jitter={DEFAULT_JITTER}")
     value = log_determinant(similarity, float(jitter))
-    if _can_read(value) and not math.isfinite(value.item()):
+    if can_read(value) and not math.isfinite(value.item()):
         raise ValueError(
             f"S + jitter I is not positive definite with jitter={jitter}: units are equal (dead units, say) or S is "
             f"not a similarity matrix; type jitter={DEFAULT_JITTER} or larger"
@@ -226,7 +233,7 @@ def _log_determinant(similarity: Tensor, jitter: float) -> Tensor:
 
 def _report_underflow(value: Tensor) -> None:
     global _underflow_was_reported
-    if _underflow_was_reported or not _can_read(value) or value.item() >= torch.finfo(value.dtype).tiny:
+    if _underflow_was_reported or not can_read(value) or value.item() >= torch.finfo(value.dtype).tiny:
         return
     _underflow_was_reported = True
     warnings.warn(
@@ -235,53 +242,6 @@ def _report_underflow(value: Tensor) -> None:
         RuntimeWarning,
         stacklevel=4,
     )
-
-
-def _can_read(tensor: Tensor) -> bool:
-    """Whether looking at a value costs no synchronisation with a device and no graph break."""
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
-def _check_float_tensor(tensor: Tensor, name: str) -> None:
-    if not isinstance(tensor, Tensor):
-        raise TypeError(
-            f"{name} is a {type(tensor).__name__}: it must be a torch.Tensor; type torch.as_tensor({name})"
-        )
-    if not tensor.dtype.is_floating_point:
-        raise TypeError(
-            f"{name} has dtype {tensor.dtype}: similarity is differentiated, so it must be a real float dtype; type "
-            f"{name}.float()"
-        )
-
-
-def _check_activations(activations: Tensor, samples: int = 2, units: int = 2) -> None:
-    _check_float_tensor(activations, "activations")
-    shape = tuple(activations.shape)
-    if activations.ndim != 2:
-        raise ValueError(
-            f"activations have shape {shape}: they must be (N, D), samples by units; type activations.flatten(0, -2) "
-            "to take every position as a sample"
-        )
-    if shape[0] < samples:
-        what = "no sample" if shape[0] == 0 else "a batch of 1"
-        raise ValueError(
-            f"activations have shape {shape}: {what}; similarity is a mean over samples and needs at least {samples}; "
-            "use a larger batch, or drop_last=True in the data loader (dataloader_drop_last=True in TrainingArguments)"
-        )
-    if shape[1] < units:
-        raise ValueError(
-            f"activations have shape {shape}: {shape[1]} unit(s), and diversity is between at least {units}; choose a "
-            "wider layer"
-        )
-    # A sum is the cheapest pass over the data that no NaN or infinity survives; it may overflow by itself, hence the
-    # second look.
-    if _can_read(activations) and not math.isfinite(_upcast(activations.detach()).sum().item()):
-        bad = int((~activations.detach().isfinite()).sum())
-        if bad:
-            raise ValueError(
-                f"activations contain {bad} NaN or infinite value(s) of {activations.numel()}: the network diverged "
-                "before this layer; lower the learning rate or check the inputs with torch.isfinite(inputs).all()"
-            )
 
 
 def _check_gamma(gamma: Tensor | float) -> Tensor | float:
@@ -293,7 +253,7 @@ def _check_gamma(gamma: Tensor | float) -> Tensor | float:
             )
         if gamma.requires_grad:
             raise ValueError("gamma requires a gradient, but it is a constant of the measure; type gamma.detach()")
-        if not _can_read(gamma):
+        if not can_read(gamma):
             return gamma
         number = gamma.item()
     elif isinstance(gamma, bool) or not isinstance(gamma, (int, float)):  # torch 2.6 compiles no union

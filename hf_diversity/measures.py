@@ -2,90 +2,98 @@
 
 `statistic` is a mean over samples, so that it may be averaged (weighted by samples) over micro-batches, processes and
 a whole evaluation set; `value` turns the averaged statistic into J. For Direct `value` is linear, so averages of J are
-exact as well; for Det and Logdet they are not, and the statistic is what has to be averaged.
+exact as well; for all others they are not, and the statistic is what has to be averaged.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor
 
-from . import functional, kernels
+from . import decorrelation, functional, kernels
+from .citations import CORRELATION_BIBTEX, DECOV_BIBTEX, VCREG_BIBTEX, WLD_REG_BIBTEX
 from .config import DiversityConfig
-
-WLD_REG_BIBTEX = """@inproceedings{laakom2023wldreg,
-  title     = {{WLD-Reg}: A Data-Dependent Within-Layer Diversity Regularizer},
-  author    = {Laakom, Firas and Raitoharju, Jenni and Iosifidis, Alexandros and Gabbouj, Moncef},
-  booktitle = {Proceedings of the AAAI Conference on Artificial Intelligence},
-  volume    = {37},
-  year      = {2023},
-  doi       = {10.1609/aaai.v37i7.26015},
-}"""
+from .distributed import mean_over_samples
+from .tensors import upcast
 
 
 class Measure(ABC):
-    """One way to say how redundant the units of a layer are."""
+    """One way to say how redundant the units of a layer are.
+
+    Attributes:
+        citation: BibTeX of the source.
+        of_similarity: it is made from the similarity matrix S, with a gamma; if not, from the covariance.
+    """
 
     citation: str = WLD_REG_BIBTEX
+    of_similarity: bool = True
 
     def __init__(self, config: DiversityConfig):
         """Keep the configuration; `reduction` and `jitter` are read from it."""
         self.config = config
 
     @abstractmethod
-    def statistic(self, rows: Tensor, gamma: Tensor | float) -> Tensor:
-        """Mean over the samples of `rows` (N, D), differentiable; N may be 1."""
+    def statistic(self, rows: Tensor, constant: Tensor | float) -> Tensor:
+        """Mean over the samples of `rows` (N, D), differentiable; N may be 1.
+
+        `constant` is the same for all samples that are averaged: gamma, or for a covariance the shift (D,).
+        """
 
     @abstractmethod
     def statistic_shape(self, units: int) -> tuple[int, ...]:
         """Shape of the statistic of a layer with D = `units`."""
 
     @abstractmethod
+    def value(self, statistic: Tensor, units: int, samples: Tensor | int) -> Tensor:
+        """J, a scalar, from the statistic over all `samples`; `units` is D."""
+
+
+class SimilarityMeasure(Measure):
+    """A measure that S determines."""
+
+    @abstractmethod
     def from_similarity(self, similarity: Tensor) -> Tensor:
         """The statistic, from a similarity matrix S (D, D) that is there already."""
 
-    @abstractmethod
-    def value(self, statistic: Tensor, units: int) -> Tensor:
-        """J, a scalar, from the statistic over all samples; `units` is D."""
 
-
-class Direct(Measure):
+class Direct(SimilarityMeasure):
     """J = sum or mean over pairs n != m of s_nm (SPEC: Direct). The statistic is the sum over pairs, a scalar."""
 
-    def statistic(self, rows: Tensor, gamma: Tensor | float) -> Tensor:
+    def statistic(self, rows: Tensor, constant: Tensor | float) -> Tensor:
         """See `Measure.statistic`."""
-        return kernels.pair_sum(rows, gamma)
+        return kernels.pair_sum(rows, constant)
 
     def statistic_shape(self, units: int) -> tuple[int, ...]:
         """See `Measure.statistic_shape`."""
         return ()
 
     def from_similarity(self, similarity: Tensor) -> Tensor:
-        """See `Measure.from_similarity`."""
+        """See `SimilarityMeasure.from_similarity`."""
         return similarity.sum() - similarity.trace()
 
-    def value(self, statistic: Tensor, units: int) -> Tensor:
+    def value(self, statistic: Tensor, units: int, samples: Tensor | int) -> Tensor:
         """See `Measure.value`."""
         return statistic / (units * (units - 1)) if self.config.reduction == "mean" else statistic
 
 
-class Det(Measure):
+class Det(SimilarityMeasure):
     """J = -det(S + jitter I). The statistic is S, (D, D)."""
 
-    def statistic(self, rows: Tensor, gamma: Tensor | float) -> Tensor:
+    def statistic(self, rows: Tensor, constant: Tensor | float) -> Tensor:
         """See `Measure.statistic`."""
-        return kernels.similarity(rows, gamma)
+        return kernels.similarity(rows, constant)
 
     def statistic_shape(self, units: int) -> tuple[int, ...]:
         """See `Measure.statistic_shape`."""
         return (units, units)
 
     def from_similarity(self, similarity: Tensor) -> Tensor:
-        """See `Measure.from_similarity`."""
+        """See `SimilarityMeasure.from_similarity`."""
         return similarity
 
-    def value(self, statistic: Tensor, units: int) -> Tensor:
+    def value(self, statistic: Tensor, units: int, samples: Tensor | int) -> Tensor:
         """See `Measure.value`."""
         return functional.det_from_similarity(statistic, jitter=self.config.jitter)
 
@@ -93,14 +101,73 @@ class Det(Measure):
 class Logdet(Det):
     """J = -log det(S + jitter I). The statistic is S, (D, D)."""
 
-    def value(self, statistic: Tensor, units: int) -> Tensor:
+    def value(self, statistic: Tensor, units: int, samples: Tensor | int) -> Tensor:
         """See `Measure.value`."""
         return functional.logdet_from_similarity(statistic, jitter=self.config.jitter)
 
 
-_MEASURES: dict[str, type[Measure]] = {"direct": Direct, "det": Det, "logdet": Logdet}
+class CovarianceMeasure(Measure):
+    """A measure that the covariance of the units determines. The statistic is their moments, (1 + D, D)."""
+
+    of_similarity = False
+
+    def statistic(self, rows: Tensor, constant: Tensor | float) -> Tensor:
+        """See `Measure.statistic`."""
+        return decorrelation.moments(rows, torch.as_tensor(constant))
+
+    def statistic_shape(self, units: int) -> tuple[int, ...]:
+        """See `Measure.statistic_shape`."""
+        return (1 + units, units)
+
+
+class DeCov(CovarianceMeasure):
+    """J = 1/2 (||C||_F^2 - ||diag C||^2)."""
+
+    citation = DECOV_BIBTEX
+
+    def value(self, statistic: Tensor, units: int, samples: Tensor | int) -> Tensor:
+        """See `Measure.value`."""
+        return decorrelation.decov_from_covariance(decorrelation.covariance_from_moments(statistic))
+
+
+class VCReg(CovarianceMeasure):
+    """J = mean hinge(1 - std) + mean of the squared off-diagonal of C."""
+
+    citation = VCREG_BIBTEX
+
+    def value(self, statistic: Tensor, units: int, samples: Tensor | int) -> Tensor:
+        """See `Measure.value`."""
+        return decorrelation.vcreg_from_covariance(decorrelation.covariance_from_moments(statistic), samples)
+
+
+class Correlation(CovarianceMeasure):
+    """J = mean of the squared off-diagonal of the correlation matrix."""
+
+    citation = CORRELATION_BIBTEX
+
+    def value(self, statistic: Tensor, units: int, samples: Tensor | int) -> Tensor:
+        """See `Measure.value`."""
+        return decorrelation.correlation_from_covariance(decorrelation.covariance_from_moments(statistic))
+
+
+@torch.no_grad()
+def common_mean(rows: Tensor, synchronise: bool) -> Tensor:
+    """Mean (D,) of the rows (N, D), of all processes if `synchronise`: where the moments of a covariance are taken."""
+    mean = upcast(rows).sum(0) / max(len(rows), 1)
+    return mean_over_samples([mean], len(rows))[0] if synchronise else mean
+
+
+_MEASURES: dict[str, type[Measure]] = {
+    "direct": Direct,
+    "det": Det,
+    "logdet": Logdet,
+    "decov": DeCov,
+    "vcreg": VCReg,
+    "correlation": Correlation,
+}
 
 
 def make_measure(config: DiversityConfig) -> Measure | None:
-    """The measure that `config.measure` names; None for "none"."""
-    return None if config.measure == "none" else _MEASURES[config.measure](config)
+    """The measure of activations that `config.measure` names; None for "none" and for measures of weights."""
+    kind = _MEASURES.get(config.measure)
+    return None if kind is None else kind(config)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from .bandwidth import MedianGamma, wide_dtype
 from .config import DiversityConfig
-from .distributed import mean_over_samples, world_size
-from .measures import make_measure
+from .distributed import mean_over_samples, sum_over_processes, sum_with_gradient, world_size
+from .measures import common_mean, make_measure
+from .tensors import upcast
 
 
 class NonFiniteRegularizerError(ValueError):
@@ -23,10 +24,11 @@ class NonFiniteRegularizerError(ValueError):
 class LayerParts(NamedTuple):
     """What one layer contributes, unweighted; 0-dim tensors on the device of the activations.
 
-    `gamma` and `diversity` (J) are None for `measure="none"`.
+    `diversity` (J) is None for `measure="none"`, `gamma` for all measures that have none, and `activation_norm` for
+    those of weights.
     """
 
-    activation_norm: Tensor
+    activation_norm: Tensor | None
     gamma: Tensor | None
     diversity: Tensor | None
 
@@ -58,7 +60,7 @@ class RegularizerOutput:
         """
         values = torch.stack([part.double() for layer in self.layers.values() for part in layer.tensors()]).tolist()
         for name, layer in self.layers.items():
-            norm, gamma, diversity = (values.pop(0) if part is not None else 0.0 for part in layer)
+            norm, gamma, diversity = (values.pop(0) if part is not None else None for part in layer)
             if cause := why_not_finite(norm, gamma, diversity):
                 raise NonFiniteRegularizerError(_not_finite_message(name, step, cause))
 
@@ -70,19 +72,21 @@ def _not_finite_message(name: str, step: int, cause: str) -> str:
     )
 
 
-def why_not_finite(norm: float, gamma: float, diversity: float) -> str | None:
-    """The cause in words, or None if all is finite."""
-    if not math.isfinite(norm):
+def why_not_finite(norm: float | None, gamma: float | None, diversity: float | None) -> str | None:
+    """The cause in words, or None if all that there is, is finite."""
+    if norm is not None and not math.isfinite(norm):
         return (
             f"its activations have the mean squared norm {norm}: they hold NaN or inf, or are too large to be "
             "squared; look for a learning rate that is too high, fp16 overflow or bad input data"
         )
-    if not math.isfinite(gamma):
+    if gamma is not None and not math.isfinite(gamma):
         return (
             'gamma="median" has no value because no two units differ in any sample (dead or identical units); type a '
             "number, say gamma=1.0, or check the layer's initialisation"
         )
-    if not math.isfinite(diversity):
+    if diversity is not None and not math.isfinite(diversity):
+        if gamma is None:
+            return f"the diversity loss is {diversity}: its input is not finite, or too large to be squared"
         return (
             f"the diversity loss is {diversity} at gamma = {gamma}: differences between units overflow, or (det, "
             "logdet) the similarity matrix is numerically singular; type a smaller gamma, or a larger jitter, say "
@@ -113,7 +117,8 @@ class DiversityRegularizer:
         """See the class."""
         self.config = config
         self.measure = make_measure(config)
-        self.median_gamma = MedianGamma() if self.measure is not None and config.gamma == "median" else None
+        self._has_gamma = self.measure is not None and self.measure.of_similarity
+        self.median_gamma = MedianGamma() if self._has_gamma and config.gamma == "median" else None
         # What both weights are multiplied by, see `callbacks.DiversityScheduleCallback`; None where nobody sets it
         self.scale: float | None = None
         self._fixed_gamma = None if config.gamma == "median" else float(config.gamma)
@@ -162,7 +167,8 @@ class DiversityRegularizer:
                     diversity, norm = self._layer(values, count, gammas.get(name), synchronise)
                 except ValueError as error:  # det and logdet of a matrix that is not positive definite, on the CPU
                     size = norm_statistic(values.detach()).item()
-                    cause = why_not_finite(size, float(gammas.get(name, 0.0)), 0.0) or str(error)
+                    gamma = float(gammas[name]) if name in gammas else None
+                    cause = why_not_finite(size, gamma, None) or str(error)
                     raise NonFiniteRegularizerError(_not_finite_message(name, step, cause)) from error
                 mine = []
                 if self._weight_of_norm > 0:
@@ -186,7 +192,7 @@ class DiversityRegularizer:
         return self.config.activation_weight * (1.0 if self.scale is None else self.scale)
 
     def _gammas(self, rows: Mapping[str, Tensor], step: int, synchronise: bool) -> dict[str, Tensor]:
-        if self.measure is None:
+        if not self._has_gamma:
             return {}
         if self.median_gamma is not None:
             return self.median_gamma.update(rows, step, synchronise)
@@ -202,14 +208,22 @@ class DiversityRegularizer:
         units = rows.shape[1]
         # A part with weight 0 is logged, and must not cost a gradient
         parts = [norm_statistic(rows if self._weight_of_norm > 0 else rows.detach())]
-        if self.measure is not None and gamma is not None:
+        if self.measure is not None:
             some = rows if self._weight_of_diversity > 0 else rows.detach()
+            constant = common_mean(rows, synchronise) if gamma is None else gamma
+            if self.config.scale_invariant and some.requires_grad:
+                some = at_constant_scale(some, count, synchronise)
             if rows.shape[0] == 0:  # a process without samples takes part with weight 0
                 some = torch.cat([some, some.new_zeros(1, units)])
-            parts.append(self.measure.statistic(some, gamma))
+            parts.append(self.measure.statistic(some, constant))
         if synchronise:
             parts = list(mean_over_samples(parts, count))
-        return None if self.measure is None else self.measure.value(parts[1], units), parts[0]
+        if self.measure is None:
+            return None, parts[0]
+        samples: Tensor | int = rows.shape[0]
+        if synchronise and not self.measure.of_similarity:
+            samples = sum_over_processes(torch.tensor(float(samples), dtype=parts[1].dtype, device=rows.device))
+        return self.measure.value(parts[1], units, samples), parts[0]
 
     @property
     def wants_calibration(self) -> bool:
@@ -228,6 +242,8 @@ class DiversityRegularizer:
 
     def current_gamma(self, name: str, step: int) -> Tensor | float | None:
         """A layer's gamma outside training: the number, the running estimate, or None before there is one."""
+        if not self._has_gamma:
+            return None
         return self.median_gamma.current(name, step) if self.median_gamma is not None else self._fixed_gamma
 
     def state_dict(self, step: int) -> dict[str, Any]:
@@ -238,6 +254,23 @@ class DiversityRegularizer:
         """Continue from `state_dict`."""
         if self.median_gamma is not None:
             self.median_gamma.load_state_dict(state.get("gamma", {}), device)
+
+
+def at_constant_scale(rows: Tensor, count: int, synchronise: bool) -> Tensor:
+    """The same rows, but with a gradient that does not see their scale: none of it grows or shrinks all distances.
+
+    They are divided by the root mean square of the distances between units and multiplied by its value. So J has the
+    gradient of J at a gamma that follows this distance, while gamma itself is a constant within a step.
+
+    Args:
+        rows: (N, D).
+        count: of the samples that they stand for.
+        synchronise: the distance is that over all processes.
+    """
+    spread = upcast(rows).var(dim=1, unbiased=False).sum() * (count / max(len(rows), 1))
+    if synchronise:
+        spread = sum_with_gradient(spread)
+    return rows * (spread.detach() / spread).sqrt().to(rows.dtype)
 
 
 def norm_statistic(rows: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -19,7 +19,7 @@ from .checkpoints import CheckpointMixin
 from .config import DiversityConfig
 from .ddp import captured_as_outputs
 from .distributed import real_batch_size, world_size
-from .evaluation import DiversityMeter
+from .evaluation import DiversityMeter, evaluation_record
 from .first_step import check_first_step, warn_of_ignored_items, warn_of_negligible_det
 from .layers import find_layers
 from .loss_scale import task_loss_is_normalised
@@ -30,6 +30,7 @@ from .rehearsal import rehearsal, takes_inputs
 from .samples import rows_by_layer, subsample
 from .timm_models import is_raw_timm_model, wrap_timm_model
 from .training_log import TrainingLog
+from .weight_regularizer import WeightRegularizer, announce_weights
 from .window import Window, kind_of_samples
 
 logger = logging.get_logger(__name__)
@@ -67,7 +68,7 @@ class DiversityMixin(CheckpointMixin):
             )
         self.diversity = diversity if diversity is not None else DiversityConfig()
         self.diversity.validate()
-        self._regularizer = DiversityRegularizer(self.diversity)
+        self._regularizer = self._new_regularizer()
         self._training_log = TrainingLog()
         self._capture: ActivationCapture | None = None
         self._capture_model: weakref.ref[nn.Module] | None = None
@@ -89,7 +90,11 @@ class DiversityMixin(CheckpointMixin):
                     'on_nonfinite is "skip": DeepSpeed takes its optimiser step by itself, and no step can be '
                     'dropped; type on_nonfinite="raise"'
                 )
-            self._capture_for(self.model)  # a layer that does not exist fails here, not after the data are loaded
+            # A layer that does not exist fails here, not after the data are loaded
+            if self.diversity.is_of_weights:
+                announce_weights(self)
+            else:
+                self._capture_for(self.model)
 
     def __init_subclass__(cls, **kwargs: Any):
         """Refuse `class Mine(Trainer, DiversityMixin)`, in which Trainer's methods would hide the mixin's."""
@@ -115,6 +120,10 @@ class DiversityMixin(CheckpointMixin):
         super()._load_callback_state()
         bind_callbacks(self)
 
+    def _new_regularizer(self) -> DiversityRegularizer | WeightRegularizer:
+        kind = WeightRegularizer if self.diversity.is_of_weights else DiversityRegularizer
+        return kind(self.diversity)
+
     # ---- training
 
     def _scale_diversity(self, factor: float) -> None:
@@ -126,7 +135,7 @@ class DiversityMixin(CheckpointMixin):
     ):
         """Train from a clean state of the regulariser; also at every batch size that auto_find_batch_size tries."""
         self.diversity.validate()
-        self._regularizer = DiversityRegularizer(self.diversity)
+        self._regularizer = self._new_regularizer()
         self._training_log = TrainingLog()
         self._capture, self._unchecked, self._first_step = None, None, True
         self._guard = StepGuard(skip=self.diversity.on_nonfinite == "skip")
@@ -139,12 +148,12 @@ class DiversityMixin(CheckpointMixin):
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._guard.begin_step(self.model)
         self._window = None
-        if len(batches) > 1 and self.diversity.is_active:
+        if len(batches) > 1 and self.diversity.is_active and not self.diversity.is_of_weights:
             capture = self._capture_for(self.model)
             masks = [self._masks(capture, inputs) for inputs in batches]
             together = self.diversity.sync == "global" and world_size() > 1
             self._window = Window(batches, masks, together, self.args.device)
-            if self._regularizer.wants_calibration:
+            if isinstance(self._regularizer, DiversityRegularizer) and self._regularizer.wants_calibration:
                 self._regularizer.calibrate(self._rehearse(batches, items), self.state.global_step)
         return batches, items
 
@@ -193,12 +202,18 @@ class DiversityMixin(CheckpointMixin):
             return super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )
+        if self.diversity.is_of_weights:
+            result: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            if not training:
+                return result
+            loss = self._add_penalty(result[0] if return_outputs else result, None, None, num_items_in_batch)
+            return (loss, result[1]) if return_outputs else loss
         capture = self._capture_for(model)
         # Masks and sizes are taken first: the base class may pop labels from the caller's dict
         masks = self._masks(capture, inputs)
         batch_size = find_batch_size(inputs)
         with capture.armed() as store, captured_as_outputs(model, store):
-            result: Any = super().compute_loss(
+            result = super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )
         activations = capture.take(store, training)
@@ -213,9 +228,9 @@ class DiversityMixin(CheckpointMixin):
             self._first_step = False
             check_first_step(self, capture.targets, task_loss, rows, batch_size)
             warn_of_ignored_items(self, inputs, num_items_in_batch)
-        normalised = task_loss_is_normalised(self, num_items_in_batch)
+        factors = self._factors(activations, masks, batch_size)
         try:
-            loss = self._add_penalty(task_loss, rows, self._factors(activations, masks, batch_size), normalised)
+            loss = self._add_penalty(task_loss, rows, factors, num_items_in_batch)
         except NonFiniteRegularizerError as error:
             self._guard.fault(error)
             loss = task_loss
@@ -233,15 +248,19 @@ class DiversityMixin(CheckpointMixin):
             }
         )
 
-    def _add_penalty(self, task_loss, rows, factors, normalised: bool) -> torch.Tensor:
+    def _add_penalty(self, task_loss, rows, factors, num_items_in_batch) -> torch.Tensor:
         """The optimised loss of one micro-batch, and its parts into the log.
 
         Trainer divides the loss by the accumulation steps, unless the task loss is already normalised over the whole
         window; then only the penalty still has to be divided.
         """
         step = self.state.global_step
-        counts = {name: values.shape[0] for name, values in rows.items()}
-        output = self._regularizer(self._drawn(rows), step, factors, counts)
+        normalised = task_loss_is_normalised(self, num_items_in_batch)
+        if isinstance(self._regularizer, WeightRegularizer):
+            output = self._regularizer(cast(nn.Module, self.model), step)
+        else:
+            counts = {name: values.shape[0] for name, values in rows.items()}
+            output = self._regularizer(self._drawn(rows), step, factors, counts)
         self._unchecked = output
         steps = getattr(self, "current_gradient_accumulation_steps", self.args.gradient_accumulation_steps)
         task_share = 1.0 if normalised else 1 / steps
@@ -296,7 +315,7 @@ class DiversityMixin(CheckpointMixin):
         parts = {"task_loss": 1.0, "activation_norm": self.diversity.activation_weight}
         if self.diversity.measure != "none":
             parts["diversity"] = self.diversity.diversity_weight
-        return sum(weight * record.get(part, float("nan")) for part, weight in parts.items())
+        return sum(weight * record.get(part, float("nan")) for part, weight in parts.items() if weight)
 
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
@@ -313,7 +332,11 @@ class DiversityMixin(CheckpointMixin):
         finally:
             self._meter = outer
         if measure and output.metrics is not None:
-            record = _evaluation_record(meter.compute(), metric_key_prefix)
+            if isinstance(self._regularizer, WeightRegularizer):
+                parts = self._regularizer(cast(nn.Module, self.model), step).layers
+                record = evaluation_record(parts, metric_key_prefix)
+            else:
+                record = evaluation_record(meter.compute(), metric_key_prefix)
             if not record:
                 logger.warning_once(
                     "eval_diversity was not measured: this evaluation computed no loss through compute_loss (no "
@@ -337,22 +360,6 @@ class DiversityMixin(CheckpointMixin):
     def _objective_of_the_task(self, metrics: dict[str, float]) -> float:
         """Trainer's default: the evaluation loss, or the sum of all metrics if there are others."""
         return default_compute_objective({key: value for key, value in metrics.items() if key not in self._measured})
-
-
-def _evaluation_record(measured, prefix: str) -> dict[str, float]:
-    """Metrics of an evaluation: sums over layers, and each layer's where there are several."""
-    if not measured:
-        return {}
-    record = {f"{prefix}_activation_norm": sum(layer.activation_norm for layer in measured.values())}
-    layers = {name: layer for name, layer in measured.items() if layer.diversity is not None}
-    if layers:
-        record[f"{prefix}_diversity"] = sum(layer.diversity for layer in layers.values())
-    for name, layer in layers.items():
-        suffix = f"/{name}" if len(layers) > 1 else ""
-        record[f"{prefix}_gamma{suffix}"] = layer.gamma
-        if suffix:
-            record[f"{prefix}_diversity{suffix}"] = layer.diversity
-    return record
 
 
 class DiversityTrainer(DiversityMixin, Trainer):

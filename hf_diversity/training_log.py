@@ -61,7 +61,8 @@ class TrainingLog:
         several = len(output.layers) > 1
         for name, parts in output.layers.items():
             mine = share if factors is None else share * factors[name]
-            self._add("activation_norm", parts.activation_norm * mine)
+            if parts.activation_norm is not None:
+                self._add("activation_norm", parts.activation_norm * mine)
             if parts.diversity is not None:
                 self._add("diversity", parts.diversity * mine)
                 if several:

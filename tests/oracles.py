@@ -88,3 +88,43 @@ def finite_difference(function, point, step=1e-6):
         minus[index] -= step
         gradient[index] = (function(plus) - function(minus)) / (2 * step)
     return gradient
+
+
+def covariance(activations):
+    """C with 1/N, entry by entry."""
+    a = np.asarray(activations, dtype=np.float64)
+    units = a.shape[1]
+    return np.array([[np.mean((a[:, n] - a[:, n].mean()) * (a[:, m] - a[:, m].mean())) for m in range(units)]
+                     for n in range(units)])  # fmt: skip
+
+
+def decov(activations):
+    """Half the sum of squares of all C_nm with n != m."""
+    c = covariance(activations)
+    return sum(c[n, m] ** 2 for n in range(len(c)) for m in range(len(c)) if n != m) / 2
+
+
+def vcreg(activations):
+    """mean_n max(0, 1 - std_n) + mean_{n != m} C_nm^2, with 1/(N - 1) and std_n = sqrt(C_nn + 1e-4)."""
+    samples = len(activations)
+    c = covariance(activations) * samples / (samples - 1)
+    units = len(c)
+    spread = sum(max(0.0, 1 - np.sqrt(c[n, n] + 1e-4)) for n in range(units)) / units
+    return spread + sum(c[n, m] ** 2 for n in range(units) for m in range(units) if n != m) / (units * (units - 1))
+
+
+def correlation(activations):
+    """Mean of the squared correlation coefficients of two different units that both vary; of others 0."""
+    a = np.asarray(activations, dtype=np.float64)
+    units = a.shape[1]
+    total = 0.0
+    for n in range(units):
+        for m in range(units):
+            if n != m and a[:, n].std() > 0 and a[:, m].std() > 0:
+                total += np.corrcoef(a[:, n], a[:, m])[0, 1] ** 2
+    return total / (units * (units - 1))
+
+
+def slope(function, point, direction, step=1e-6):
+    """Derivative of `function` along `direction` by central differences."""
+    return (function(point + step * direction) - function(point - step * direction)) / (2 * step)

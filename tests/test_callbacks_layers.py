@@ -3,20 +3,27 @@
 import pytest
 import torch
 from tiny import Mlp, Rows, arguments, assert_same, weights
+from transformers import Trainer
 
 from hf_diversity import DiversityConfig, DiversityTrainer, diagnostics
-from hf_diversity.callbacks import LayerDiagnosticsCallback
+from hf_diversity.callbacks import GeneralizationGapCallback, LayerDiagnosticsCallback
 
 
-def trainer(path, callbacks, **more):
+def trainer(path, callbacks, cls=DiversityTrainer, **more):
     settings = {
         "num_train_epochs": 3, "max_steps": -1, "per_device_train_batch_size": 8, "per_device_eval_batch_size": 8,
-        "eval_strategy": "epoch", "learning_rate": 0.05, **more,
+        "eval_strategy": "epoch", "learning_rate": 0.05,
     }  # fmt: skip
-    return DiversityTrainer(
-        Mlp(), arguments(path, **settings), train_dataset=Rows(32), eval_dataset=Rows(20, seed=1), callbacks=callbacks,
-        diversity=DiversityConfig(gamma=0.7, diversity_weight=0.3),
+    data, metrics = more.pop("eval_dataset", Rows(20, seed=1)), more.pop("compute_metrics", None)
+    extra = {"diversity": DiversityConfig(gamma=0.7, diversity_weight=0.3)} if cls is DiversityTrainer else {}
+    made = cls(
+        Mlp(), arguments(path, **{**settings, **more}), train_dataset=Rows(32), eval_dataset=data,
+        compute_metrics=metrics, callbacks=callbacks, **extra,
     )  # fmt: skip
+    if cls is Trainer:
+        for callback in callbacks:
+            callback.bind(made)
+    return made
 
 
 def logged(run):
@@ -24,7 +31,9 @@ def logged(run):
 
 
 def test_the_numbers_are_those_of_the_layer_now(tmp_path):
-    run = trainer(tmp_path, [LayerDiagnosticsCallback()])
+    callback = LayerDiagnosticsCallback()
+    run = trainer(tmp_path, [callback])
+    other = trainer(tmp_path / "other", [callback])  # one instance serves several
     run.train()
     records = logged(run)
     assert [r["epoch"] for r in records] == [1, 2, 3]
@@ -35,6 +44,7 @@ def test_the_numbers_are_those_of_the_layer_now(tmp_path):
     rank = diagnostics.effective_rank(diagnostics.covariance_eigenvalues(hidden))
     assert last["layers/out/effective_rank"] == pytest.approx(rank, rel=1e-5)
     assert last["layers/out/constant_share"] == 0
+    assert not logged(other)
 
 
 def test_other_layers_fewer_examples_and_rarer(tmp_path):
@@ -45,11 +55,37 @@ def test_other_layers_fewer_examples_and_rarer(tmp_path):
     assert {key.split("/")[1] for key in records[0] if key.startswith("layers/")} == {"fc1", "fc2"}
 
 
-def test_training_does_not_notice(tmp_path):
-    runs = [trainer(tmp_path / str(n), c) for n, c in enumerate(([], [LayerDiagnosticsCallback()]))]
-    for run in runs:
-        run.train()
+def test_once_a_step_for_several_evaluation_sets(tmp_path):
+    run = trainer(
+        tmp_path, [LayerDiagnosticsCallback(every=2), GeneralizationGapCallback(8)],
+        eval_dataset={"a": Rows(8, seed=1), "b": Rows(8, seed=2)},
+        compute_metrics=lambda evaluated: {"generation_runtime": 1.0},  # looks like an evaluation's in the log
+    )  # fmt: skip
+    run.train()
+    assert [r["epoch"] for r in logged(run)] == [1, 3]
+
+
+@pytest.mark.parametrize("on_start", [False, True])
+def test_a_resumed_run_goes_on_with_the_same_evaluations(tmp_path, on_start):
+    """With `eval_on_start` a resumed run evaluates once more than the uninterrupted one."""
+    runs = []
+    for name, resume in (("whole", None), ("resumed", str(tmp_path / "whole" / "checkpoint-4"))):
+        callbacks = [LayerDiagnosticsCallback(every=2)]
+        runs.append(trainer(tmp_path / name, callbacks, save_strategy="epoch", eval_on_start=on_start))
+        runs[-1].train(resume_from_checkpoint=resume)
+    whole, resumed = map(logged, runs)
+    assert [r["epoch"] for r in whole] == ([0, 2] if on_start else [1, 3])
+    assert whole == resumed
+
+
+@pytest.mark.parametrize("cls", [DiversityTrainer, Trainer])
+def test_training_does_not_notice(tmp_path, cls):
+    runs = []
+    for number, callbacks in enumerate(([], [LayerDiagnosticsCallback()])):
+        runs.append(trainer(tmp_path / str(number), callbacks, cls))
+        runs[-1].train()  # before the next one is made, which sets the seeds
     assert_same(weights(runs[0].model), weights(runs[1].model), rtol=0, atol=0)
+    assert len(logged(runs[1])) == 3
 
 
 def test_tensorboard_gets_scalars_and_images(tmp_path, monkeypatch):

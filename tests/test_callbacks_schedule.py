@@ -8,7 +8,7 @@ from tiny import Mlp, Rows, arguments, assert_same, weights
 from transformers import Trainer
 
 from hf_diversity import DiversityConfig, DiversityTrainer
-from hf_diversity.callbacks import DiversityScheduleCallback
+from hf_diversity.callbacks import DiversityScheduleCallback, schedule
 
 CONFIG = {"measure": "direct", "gamma": 0.7, "diversity_weight": 0.8, "activation_weight": 0.01}
 
@@ -36,7 +36,9 @@ def test_factors():
 
 
 def test_each_step_has_its_factor_and_the_log_adds_up(tmp_path):
-    done = trainer(tmp_path, [DiversityScheduleCallback(start=0.25, warmup=0.5)])
+    callback = DiversityScheduleCallback(start=0.25, warmup=0.5)
+    done = trainer(tmp_path, [callback])
+    other = trainer(tmp_path / "other", [callback])  # one instance serves several
     done.train()
     found = records(done)
     assert [r["diversity_scale"] for r in found] == [0, 0, 0, 0.25, 0.5, 0.75, 1, 1]
@@ -44,7 +46,7 @@ def test_each_step_has_its_factor_and_the_log_adds_up(tmp_path):
         assert r["loss"] == pytest.approx(r["task_loss"] + r["penalty"], rel=1e-5)
         whole = 0.8 * r["diversity"] + 0.01 * r["activation_norm"]
         assert r["penalty"] == pytest.approx(r["diversity_scale"] * whole, rel=1e-5, abs=1e-9)
-    assert done.diversity.diversity_weight == 0.8
+    assert done.diversity.diversity_weight == 0.8 and other._regularizer.scale is None
 
 
 @pytest.mark.parametrize("measure", ["direct", "logdet", "none"])
@@ -101,6 +103,20 @@ def test_a_resumed_run_goes_on_exactly_and_refuses_another_schedule(tmp_path):
     other = trainer(tmp_path / "c", [DiversityScheduleCallback(warmup=0.5)], **saving)
     with pytest.raises(ValueError, match="another|trained with the schedule .*'final': 0.2"):
         other.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-3"))
+
+
+def test_a_resumed_run_may_begin_a_schedule_and_says_so(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(schedule.logger, "warning_once", said.append)
+    saving = {"save_strategy": "steps", "save_steps": 3}
+    trainer(tmp_path, [], **saving).train()
+    assert not said
+    for checkpoint in ("checkpoint-3", "checkpoint-6"):  # the second one has the schedule
+        resumed = trainer(tmp_path, [DiversityScheduleCallback(warmup=1.0)], **saving)
+        resumed.train(resume_from_checkpoint=str(tmp_path / checkpoint))
+        assert [r["diversity_scale"] for r in records(resumed)[-2:]] == [6 / 8, 7 / 8]
+        [warning] = said
+        assert "step 3 was trained without a schedule" in warning
 
 
 @pytest.mark.parametrize(

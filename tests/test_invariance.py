@@ -16,6 +16,7 @@ from tiny import Mlp, Rows, Sentences, arguments, tiny_bert
 
 from hf_diversity import DiversityConfig, DiversityTrainer
 from hf_diversity.bandwidth import MedianGamma
+from hf_diversity.config import COVARIANCE_MEASURES
 from hf_diversity.regularizer import DiversityRegularizer
 from hf_diversity.window import Window, kind_of_samples
 
@@ -23,6 +24,7 @@ sys.path.insert(0, str(SCRIPTS))
 import invariance  # noqa: E402
 
 KINDS = ["plain", "items", "loss_func", "smoothing"]
+WEIGHTS = {"measure": "srip", "activation_weight": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,8 @@ def compare(run, expected, tolerance=1e-11):
     (steps, log), (expected_steps, expected_log) = run, expected
     np.testing.assert_allclose(np.array(steps), expected_steps, atol=tolerance)
     for record, other in zip(training_records(log), training_records(expected_log), strict=True):
-        for key in ("loss", "task_loss", "diversity", "activation_norm", "gamma"):
+        assert set(record) == set(other)
+        for key in {"loss", "task_loss", "diversity", "activation_norm", "gamma"} & set(record):
             assert record[key] == pytest.approx(other[key], rel=1e-5), key
 
 
@@ -68,10 +71,21 @@ def test_two_processes(folder):
         for kind in KINDS
         for accumulate, average in ((1, True), (2, True), (2, False))
     ]
+    ways += [{"kind": "plain", "accumulate": 1, "diversity": {"measure": measure}} for measure in COVARIANCE_MEASURES]
+    ways += [{"kind": kind, "accumulate": n, "diversity": WEIGHTS} for kind in ("plain", "items") for n in (1, 2)]
     output = launch(SCRIPTS / "invariance.py", json.dumps(ways), 2)
     [line] = [line for line in output.splitlines() if line.startswith("RESULT ")]
     for way, run in zip(ways, json.loads(line.removeprefix("RESULT ")), strict=True):
-        compare(run, reference(way["kind"], folder))
+        compare(run, reference(way["kind"], folder, **way.get("diversity", {})))
+
+
+@pytest.mark.parametrize("kind", ["plain", "items"])
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_weights_count_once_a_step(folder, kind, accumulate):
+    expected = reference(kind, folder, **WEIGHTS)
+    without, _ = reference(kind, folder, diversity_weight=0.0, activation_weight=0.0)
+    assert np.abs(expected[0][0] - without[0]).max() > 1e-4
+    compare(invariance.train({"kind": kind, "accumulate": accumulate, "diversity": WEIGHTS}, folder), expected)
 
 
 def test_no_drift_to_one_side_in_single_precision(folder):

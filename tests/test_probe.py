@@ -1,8 +1,7 @@
-"""A probe from end to end: what is in the report, that its numbers are right, and that its words follow from them."""
+"""A probe from end to end: what is in the report, and that its numbers are right."""
 
 import csv
 import json
-import re
 
 import datasets
 import numpy as np
@@ -17,8 +16,7 @@ from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmW
 from hf_diversity import DiversityConfig
 from hf_diversity.cli import main
 from hf_diversity.data import load_embedded
-from hf_diversity.diagnostics import DiagnosticsMeter
-from hf_diversity.probe import ProbeSettings, findings, probe
+from hf_diversity.probe import ProbeSettings, probe
 from hf_diversity.probe.scores import head_classes
 from hf_diversity.timm_models import wrap_timm_model
 
@@ -288,56 +286,14 @@ def test_a_folder_of_images_by_class(folder, tmp_path):
     assert "the data have 2 classes" in found.models[0].why_no_scores
 
 
-# ---- words
-
-
-def layer(rows):
-    meter = DiagnosticsMeter()
-    meter.update({"layer": rows})
-    return meter.compute()["layer"]
-
-
-def test_words_follow_the_numbers():
-    generator = torch.Generator().manual_seed(0)
-    independent = torch.randn(800, 16, generator=generator)
-    one_direction = independent[:, :1] * torch.linspace(0.5, 2, 16)
-    copied = torch.cat([independent[:, :14], independent[:, :2] * 3], 1)
-    words = findings.redundancy_word
-    assert words(layer(independent)) == "diverse"
-    assert words(layer(one_direction)) == "highly redundant"
-    assert findings.near_copies(layer(copied).correlation) == 4 and words(layer(copied)) == "partly redundant"
-    assert words(layer(torch.ones(800, 16))) == "constant"
-    assert findings.near_copies(layer(torch.ones(800, 16)).correlation) == 0
-
-
-def test_few_samples_and_dead_units_are_said():
-    rows = torch.rand(30, 16)
-    rows[:, :4] = 0.0
-    said = findings._of_layers({"fc": {"train": layer(rows), "test": layer(rows * 2)}})
-    texts = " ".join(f"{finding.about}: {finding.text}" for finding in said)
-    assert "4 of 16 units (25%) are dead" in texts and "Few samples: fc gave fewer than 5 samples" in texts
-    assert re.search(r"mean squared norm .* \(\+300 %\)", texts) and "effective rank" in texts
-    assert next(finding for finding in said if "one value" in finding.text).level == "warning"
-    assert "never above 0" not in texts, "they are dead, and said to be"
-
-
-def test_units_that_a_relu_would_kill_are_said():
-    rows = torch.randn(400, 8)
-    rows[:, 0] = -rows[:, 0].abs() - 0.1
-    said = findings._of_layers({"fc": {"train": layer(rows), "test": layer(rows)}})
-    assert any("1 of 8 units (12%) are never above 0" in finding.text for finding in said)
-
-
-def test_many_diverse_layers_are_named_together_and_a_redundant_one_by_itself():
-    rows = torch.randn(400, 8)
-    many = {f"block.{i}": {"train": layer(rows), "test": layer(rows)} for i in range(8)}
-    copied = layer(rows[:, :1].expand(400, 8) * 1.0)
-    said = findings._of_layers({**many, "copies": {"train": copied, "test": copied}})
-    assert [finding.about for finding in said] == ["copies", "8 of 9 layers are diverse"]
-    assert "block.5 and 2 more" in said[1].text and (said[0].level, said[1].level) == ("warning", "good")
-
-
 # ---- what goes wrong
+
+
+def test_a_processor_of_other_channels_than_the_models_is_refused(tmp_path):
+    """What timm leaves for in_chans=1."""
+    wrap_timm_model(tiny_timm("test_resnet")).save_pretrained(tmp_path / "mine")
+    with pytest.raises(ValueError, match=r"takes images of 1 channel\(s\), and its image processor normalises 3"):
+        probe(str(tmp_path / "mine"), ProbeSettings(dataset="embedded", **SMALL), progress=False)
 
 
 @pytest.mark.parametrize(

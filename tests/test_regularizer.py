@@ -1,5 +1,6 @@
 """The regulariser against definitions written out in float64."""
 
+import oracles
 import pytest
 import torch
 
@@ -144,3 +145,44 @@ def test_config_and_citation_are_attached():
     assert regularizer.get_config_dict()["measure"] == "logdet"
     assert "WLD-Reg" in regularizer.citation
     assert DiversityRegularizer(DiversityConfig(measure="none", activation_weight=1.0)).citation is None
+
+
+@pytest.mark.parametrize("measure", ["direct", "logdet"])
+def test_scale_invariant_is_the_gradient_with_a_gamma_that_follows_the_mean_square_distance(measure):
+    a = torch.randn(9, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    values, gradients = [], []
+    for invariant in (False, True):
+        regularizer = DiversityRegularizer(
+            DiversityConfig(measure=measure, diversity_weight=1.0, scale_invariant=invariant)
+        )
+        leaf = a.clone().requires_grad_()
+        output = regularizer({"a": leaf}, 0)
+        output.penalty.backward()
+        values.append(output.penalty.item())
+        gradients.append(leaf.grad)
+    gamma = float(output.layers["a"].gamma)
+    spread = a.numpy().var(axis=1).mean()
+
+    def following(x):
+        similarity = oracles.similarity(x, gamma * spread / x.var(axis=1).mean())
+        if measure == "logdet":
+            return -oracles.log_det(similarity, 1e-4)
+        return (similarity.sum() - len(similarity)) / (len(similarity) * (len(similarity) - 1))
+
+    assert values[0] == values[1] == pytest.approx(following(a.numpy()), rel=1e-6)
+    for seed in (1, 2):
+        direction = torch.randn(9, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        expected = oracles.slope(following, a.numpy(), direction.numpy())
+        assert float((gradients[1] * direction).sum()) == pytest.approx(expected, rel=1e-5, abs=1e-8)
+    # Growing all distances lowers J at a constant gamma, and is no part of the other gradient
+    centred = a - a.mean(1, keepdim=True)
+    assert float((gradients[0] * centred).sum()) < -1e-3
+    assert abs(float((gradients[1] * centred).sum())) < 1e-12
+
+
+def test_scale_invariant_needs_a_gamma_that_follows():
+    for values in ({"gamma": 1.0}, {"measure": "decov"}, {"measure": "none", "activation_weight": 1.0}):
+        with pytest.raises(ValueError, match='scale_invariant.*type gamma="median"'):
+            DiversityConfig(scale_invariant=True, **values)
+    with pytest.raises(TypeError, match="scale_invariant is 1"):
+        DiversityConfig(scale_invariant=1)

@@ -6,6 +6,7 @@ from tiny import assert_same, weights
 from tiny_text import texts, tiny_llama, tokenizer
 
 from hf_diversity import DiversityConfig, DiversityMixin, functional
+from hf_diversity.callbacks import GeneralizationGapCallback
 
 trl = pytest.importorskip("trl")
 
@@ -117,3 +118,25 @@ def test_tokens_are_counted_once(tmp_path):
         trainer = train(tmp_path, cls, diversity=diversity, **split)
         records.append(next(r for r in trainer.state.log_history if "num_tokens" in r))
     assert records[0]["num_tokens"] == records[1]["num_tokens"]
+
+
+class WithGap(DiversitySFTTrainer):
+    def __init__(self, **kwargs):
+        super().__init__(callbacks=[GeneralizationGapCallback(None)], **kwargs)
+
+
+def test_the_gap_keeps_the_token_accuracy_of_the_evaluation_apart(tmp_path):
+    """SFTTrainer gathers it in its own state until the next log, whatever examples it comes from."""
+    held_out, runs = texts("text", seed=1), {}
+    for cls in (DiversitySFTTrainer, WithGap):
+        runs[cls] = train(tmp_path, cls, max_steps=2, eval_strategy="steps", eval_steps=1)
+        runs[cls].evaluate(held_out)
+        runs[cls].evaluate()
+    told = [
+        [{k: v for k, v in r.items() if "runtime" not in k and "per_second" not in k}
+         for r in run.state.log_history if "gap_loss" not in r] for run in runs.values()
+    ]  # fmt: skip
+    assert told[0] == told[1] and told[0][-2]["eval_mean_token_accuracy"] != told[0][-1]["eval_mean_token_accuracy"]
+    gaps = [r for r in runs[WithGap].state.log_history if "gap_loss" in r]
+    assert len(gaps) == 4 and all(set(r) == {"gap_loss", "epoch", "step"} for r in gaps)
+    assert gaps[2]["gap_loss"] == pytest.approx(told[0][-2]["eval_loss"] - told[0][-1]["eval_loss"])

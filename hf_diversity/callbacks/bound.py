@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import random
 import weakref
-from collections.abc import Iterator, Sized
+from collections.abc import Sized
 from typing import Any
 
 import datasets
@@ -15,51 +13,88 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import TrainerCallback
 
 
+class Session:
+    """What a callback keeps for one of its trainers; a new one at each training."""
+
+    loader: DataLoader | None = None
+
+
 class TrainerBoundCallback(TrainerCallback):
-    """Base of callbacks that need their trainer.
+    """Base of callbacks that need their trainer; one instance serves several trainers, each by itself.
 
     `DiversityTrainer` binds those that it is given. With another trainer type `callback.bind(trainer)` after
-    `trainer.add_callback(callback)`.
+    `trainer.add_callback(callback)`. A subclass calls `super().__init__()`.
     """
 
-    _trainer: weakref.ref[Any] | None = None
-    _loader: DataLoader | None = None
+    _session_type = Session
+
+    def __init__(self):
+        """See the class."""
+        self._sessions: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
     def bind(self, trainer: Any) -> None:
-        """Work with this trainer from now on."""
-        if self._trainer is None or self._trainer() is not trainer:
-            self._loader = None
-        self._trainer = weakref.ref(trainer)
+        """Work with this trainer, too, from now on.
 
-    def _loader_of(self, examples: Any) -> DataLoader:
-        """The trainer's batches of the examples, the same loader at each evaluation.
-
-        Not by `get_eval_dataloader`: with persistent workers it gives that of the evaluation set for any examples.
+        Raises:
+            ValueError: the trainer does not have this callback, and so would never call it.
         """
-        if self._loader is None:
-            self._loader = self.trainer.get_test_dataloader(examples)
-        return self._loader
+        if self not in trainer.callback_handler.callbacks:
+            name = type(self).__name__
+            raise ValueError(
+                f"this {name} is not among the callbacks of the {type(trainer).__name__}; type "
+                "trainer.add_callback(callback) before callback.bind(trainer)"
+            )
+        # At the end: `trainer` is the one that was bound last
+        self._sessions[trainer] = self._sessions.pop(trainer, None) or self._session_type()
 
     @property
     def trainer(self) -> Any:
-        """The trainer.
+        """The trainer; of several, the one that was bound last.
 
         Raises:
             RuntimeError: there is none.
         """
-        trainer = None if self._trainer is None else self._trainer()
-        if trainer is None:
-            name = type(self).__name__
-            raise RuntimeError(
-                f"{name} does not know its trainer: DiversityTrainer(callbacks=[...]) tells it; with another trainer "
-                "type callback.bind(trainer) before train()"
-            )
-        return trainer
+        trainers = list(self._sessions)
+        if not trainers:
+            raise self._unknown()
+        return trainers[-1]
+
+    def _trainer_of(self, state: Any) -> Any:
+        """The trainer whose event this is: transformers hands its state to callbacks, and that belongs to it alone."""
+        for trainer in list(self._sessions):
+            if getattr(trainer, "state", None) is state:  # one in the middle of its __init__ has none
+                return trainer
+        raise self._unknown()
+
+    def _unknown(self) -> RuntimeError:
+        return RuntimeError(
+            f"{type(self).__name__} does not know its trainer: DiversityTrainer(callbacks=[...]) tells it; with "
+            "another trainer type callback.bind(trainer) before train()"
+        )
+
+    def _loader_of(self, trainer: Any) -> DataLoader:
+        """The trainer's batches of the examples, the same loader at each evaluation.
+
+        Not by `get_eval_dataloader`: with persistent workers it gives that of the evaluation set for any examples.
+        """
+        session = self._sessions[trainer]
+        if session.loader is None:
+            session.loader = trainer.get_test_dataloader(self._examples_of(trainer))
+        return session.loader
+
+    def _examples_of(self, trainer: Any) -> Any:
+        raise NotImplementedError  # of callbacks that have a loader
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Fail now rather than at the first evaluation."""
-        self.trainer  # noqa: B018
-        self._loader = None
+        """Start anew, and fail now rather than at the first evaluation."""
+        self._sessions[self._trainer_of(state)] = self._session_type()
+
+
+def evaluation_prefix(metrics: dict[str, float]) -> str | None:
+    """With what the names of an evaluation's metrics begin, say "eval"; None if they are no evaluation's."""
+    found = [key.removesuffix("_runtime") for key in metrics if key.endswith("_runtime")]
+    # A metric of the user's may end so as well: the whole evaluation's has a speed, and is the shortest
+    return min((name for name in found if f"{name}_samples_per_second" in metrics), key=len, default=None)
 
 
 def bind_callbacks(trainer: Any) -> None:
@@ -88,15 +123,3 @@ def some_examples(data: Any, size: int | None, seed: int, name: str) -> Any:
 
 def _as_dataset(data: Any) -> Dataset:
     return data  # Trainer takes anything with __len__ and __getitem__
-
-
-@contextlib.contextmanager
-def untouched_random_state() -> Iterator[None]:
-    """Training draws the same numbers afterwards as if nothing had happened: data loaders draw a seed each."""
-    states = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])

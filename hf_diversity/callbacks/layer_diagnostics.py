@@ -10,7 +10,8 @@ from transformers.utils import logging
 from ..config import DiversityConfig
 from ..diagnostics import LayerDiagnostics, measure_diagnostics
 from ..distributed import world_size
-from .bound import TrainerBoundCallback, some_examples, untouched_random_state
+from .bound import TrainerBoundCallback, evaluation_prefix, some_examples
+from .unnoticed import unnoticed
 
 logger = logging.get_logger(__name__)
 
@@ -36,14 +37,15 @@ class LayerDiagnosticsCallback(TrainerBoundCallback):
 
     Cost: for each `every`-th evaluation a forward pass over `samples` examples, and for a layer of D units two D x D
     similarities and two eigenvalue problems: 0.06, 0.6 and 11 seconds at D = 128, 512 and 2,048 with 512 samples, on a
-    busy CPU core. It draws no random number.
+    busy CPU core. It draws no random number. One instance may serve several trainers.
 
     Args:
         layers: names and patterns, as in `DiversityConfig`; None for the layers of the trainer's regulariser.
         dataset: the examples; None for the trainer's evaluation set, the first one of several.
         samples: how many examples at most, the same each time. Several processes measure as many of them as fill
             their batches equally, so that none counts twice.
-        every: measure at each so many-th evaluation.
+        every: while training, measure at each so many-th evaluation, counted from the first of the whole run, resumed
+            or not; outside of training, at each.
         images: whether TensorBoard gets images.
         seed: draws the examples.
 
@@ -64,39 +66,46 @@ class LayerDiagnosticsCallback(TrainerBoundCallback):
         for name, value in (("samples", samples), ("every", every)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} is {value!r}: it must be a whole number of at least 1; type {name}=1")
+        super().__init__()
         self.layers, self.dataset, self.samples = layers, dataset, samples
         self.every, self.images, self.seed = every, images, seed
-        self._evaluations = 0
-        self._last_step: int | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Refuse what could only fail at the first evaluation."""
         super().on_train_begin(args, state, control, **kwargs)
-        self._evaluations, self._last_step = 0, None
-        self._examples()
+        self._examples_of(self._trainer_of(state))
 
     def on_evaluate(self, args, state, control, **kwargs):
         """Measure and log, once a step, however many evaluation sets there are."""
-        if self.trainer.is_in_train and self._last_step == state.global_step:
+        trainer = self._trainer_of(state)
+        if trainer.is_in_train and not self._is_due(state):
             return
-        self._last_step = state.global_step
-        self._evaluations += 1
-        if (self._evaluations - 1) % self.every:
-            return
-        with untouched_random_state():
-            measured = self.measure()
+        with unnoticed(trainer):
+            measured = self.measure(trainer)
         scalars = {
             f"layers/{name}/{quantity}": layer.scalars()[quantity]
             for name, layer in measured.items()
             for quantity in _LOGGED
         }
-        self.trainer.log({key: value for key, value in scalars.items() if value == value})  # NaN is no JSON
+        trainer.log({key: value for key, value in scalars.items() if value == value})  # NaN is no JSON
         if self.images and state.is_world_process_zero:
-            self._draw(measured, state.global_step)
+            self._draw(trainer, measured, state.global_step)
 
-    def measure(self) -> dict[str, LayerDiagnostics]:
-        """The diagnostics now, by layer."""
-        trainer = self.trainer
+    def _is_due(self, state: Any) -> bool:
+        """Whether this is the first evaluation of its step, and the step's turn.
+
+        Counted in the log, which a checkpoint keeps: a resumed run goes on with the same evaluations.
+        """
+        steps = [r.get("step") for r in state.log_history if evaluation_prefix(r) not in (None, "train")]
+        return steps.count(state.global_step) <= 1 and (len(set(steps)) - 1) % self.every == 0
+
+    def measure(self, trainer: Any = None) -> dict[str, LayerDiagnostics]:
+        """The diagnostics now, by layer.
+
+        Args:
+            trainer: one of the trainers that have this callback; None for the one that was bound last.
+        """
+        trainer = self.trainer if trainer is None else trainer
         model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
         config = getattr(trainer, "diversity", None) or DiversityConfig()
         gammas = {}
@@ -108,10 +117,9 @@ class LayerDiagnosticsCallback(TrainerBoundCallback):
                     gammas[name] = float(gamma)
         else:
             config = DiversityConfig.from_dict({**config.to_dict(), "layers": self.layers, "gamma": "median"})
-        return measure_diagnostics(model, self._loader_of(self._examples()), config, gammas)
+        return measure_diagnostics(model, self._loader_of(trainer), config, gammas)
 
-    def _examples(self) -> Any:
-        trainer = self.trainer
+    def _examples_of(self, trainer: Any) -> Any:
         data = self.dataset if self.dataset is not None else trainer.eval_dataset
         if isinstance(data, dict):
             data = next(iter(data.values()))
@@ -123,8 +131,8 @@ class LayerDiagnosticsCallback(TrainerBoundCallback):
             size = max(min(size, len(data)) // together, 1) * together
         return some_examples(data, size, self.seed, "dataset")
 
-    def _draw(self, measured: dict[str, LayerDiagnostics], step: int) -> None:
-        boards = [c for c in self.trainer.callback_handler.callbacks if isinstance(c, TensorBoardCallback)]
+    def _draw(self, trainer: Any, measured: dict[str, LayerDiagnostics], step: int) -> None:
+        boards = [c for c in trainer.callback_handler.callbacks if isinstance(c, TensorBoardCallback)]
         writer = next((board.tb_writer for board in boards if board.tb_writer is not None), None)
         if writer is None:
             return

@@ -6,8 +6,11 @@ import math
 from typing import Any
 
 from transformers.trainer_callback import ExportableState
+from transformers.utils import logging
 
 from .bound import TrainerBoundCallback
+
+logger = logging.get_logger(__name__)
 
 DECAYS = ("constant", "linear", "cosine")
 
@@ -17,7 +20,8 @@ class DiversityScheduleCallback(TrainerBoundCallback, ExportableState):
 
     The factor is a function of the optimiser step and the number of steps alone, so a resumed run goes on exactly.
     While it is 0 a step is Trainer's, bit for bit. Records of the log gain `diversity_scale`, the factor of the last
-    step, and `penalty`, what the regulariser added, so that `loss = task_loss + penalty`. It costs nothing.
+    step, and `penalty`, what the regulariser added, so that `loss = task_loss + penalty`. It costs nothing. A run
+    that resumes from a checkpoint without a schedule may begin one; a warning says so.
 
     Args:
         start: share of training before which the factor is 0.
@@ -44,6 +48,7 @@ class DiversityScheduleCallback(TrainerBoundCallback, ExportableState):
             raise ValueError(f"decay is {decay!r}: choose from {', '.join(DECAYS)}")
         if start == warmup == 0 and decay == "constant":
             raise ValueError('this schedule changes nothing: type warmup=0.1, start=0.5 or decay="linear"')
+        super().__init__()
         self.start, self.warmup, self.decay, self.final = start, warmup, decay, final
 
     def factor(self, step: int, max_steps: int) -> float:
@@ -68,18 +73,27 @@ class DiversityScheduleCallback(TrainerBoundCallback, ExportableState):
     def on_train_begin(self, args, state, control, **kwargs):
         """Refuse to go on with another schedule than the checkpoint's."""
         super().on_train_begin(args, state, control, **kwargs)
-        if not hasattr(self.trainer, "_scale_diversity"):
+        trainer = self._trainer_of(state)
+        if not hasattr(trainer, "_scale_diversity"):
             raise RuntimeError(
-                f"{type(self).__name__} belongs to DiversityTrainer: {type(self.trainer).__name__} has no regulariser"
+                f"{type(self).__name__} belongs to DiversityTrainer: {type(trainer).__name__} has no regulariser"
             )
-        stored = (state.stateful_callbacks or {}).get(type(self).__name__)
+        mine, name = self.state(), type(self).__name__
+        stored = state.stateful_callbacks.get(name)
         stored = stored[0] if isinstance(stored, list) and stored else stored
-        if state.global_step and isinstance(stored, dict) and stored != self.state():
+        if stored is None:
+            # A checkpoint of a run without this callback: Trainer looks for the entry when it saves the next one
+            state.stateful_callbacks[name] = mine
+            logger.warning_once(
+                f"the checkpoint of step {state.global_step} was trained without a schedule of the diversity weights; "
+                f"from here on it is {mine['args']}, as if it had been so from step 0"
+            )
+        elif state.global_step and stored != mine:
             raise ValueError(
-                f"the checkpoint was trained with the schedule {stored['args']}, and this one is "
-                f"{self.state()['args']}; type DiversityScheduleCallback(**{stored['args']}) to go on with it"
+                f"the checkpoint was trained with the schedule {stored['args']}, and this one is {mine['args']}; type "
+                f"DiversityScheduleCallback(**{stored['args']}) to go on with it"
             )
 
     def on_step_begin(self, args, state, control, **kwargs):
         """Set the factor of this step."""
-        self.trainer._scale_diversity(self.factor(state.global_step, state.max_steps))
+        self._trainer_of(state)._scale_diversity(self.factor(state.global_step, state.max_steps))

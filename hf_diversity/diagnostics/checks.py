@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..bandwidth import wide_dtype
-from ..functional import _check_activations
+from ..tensors import check_activations
 
 
 def float64(tensor: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def float64_activations(activations: Tensor, units: int = 1) -> Tensor:
         TypeError: activations are no tensor or not of a float dtype.
         ValueError: the shape is wrong, or an activation is not finite (seen on the CPU only).
     """
-    _check_activations(activations, samples=1, units=units)
+    check_activations(activations, samples=1, units=units)
     return float64(activations)
 
 

@@ -16,7 +16,7 @@ from ..data.columns import LABEL_COLUMNS, find_column, find_image_column, find_t
 from ..data.examples import ImageDataset, Split, TextDataset
 from ..data.sources import load_source, select_split
 from ..data.splits import stratified_subset
-from .loading import LoadedModel
+from .loading import LoadedModel, check_channels
 from .settings import ProbeSettings
 
 # The names of a held-out split, the first that is there
@@ -112,6 +112,7 @@ def make_loader(model: LoadedModel, examples: Examples, role: str, settings: Pro
     split = examples.splits[role]
     dataset: Any
     if model.modality == "image":
+        check_channels(model)
         dataset = ImageDataset(split, examples.columns[0], model.mode, model.processor)
     else:
         longest = min(settings.max_length, model.processor.model_max_length)

@@ -20,7 +20,7 @@ COPY_CORRELATION = 0.95  # two units with such a |correlation| are near copies
 MANY_COPIES, MANY_DEAD = 0.1, 0.05  # shares of the units
 LARGE_CHANGE = 0.15  # relative, between train and test
 SURE_GAP = 2.0  # standard errors
-_MANY = 4  # diverse layers, from which on they are named together
+_MANY = 4  # layers of which the same is to be said, from which on they are named together
 SAMPLES_PER_UNIT = 5  # below it, ranks and correlations are those of the sample
 
 THRESHOLDS = {
@@ -154,21 +154,25 @@ def _gap_is_clear(model: ModelReport) -> bool:
 
 
 def _of_layers(layers: Mapping[str, Mapping[str, LayerDiagnostics]]) -> list[Finding]:
-    """Each layer that asks for a look by itself; what many have in common once."""
+    """What asks for a look, layer by layer; what many layers have in common once, the details are in their tables."""
     train = {name: by_role["train"] for name, by_role in layers.items()}
-    diverse = [name for name, layer in train.items() if redundancy_word(layer) == "diverse"]
-    alone = [name for name in train if name not in diverse or len(diverse) < _MANY]
-    said = [_redundancy(name, train[name]) for name in alone]
-    if len(diverse) >= _MANY:
-        shares = [rank_share(train[name]) for name in diverse]
-        correlations = [train[name].mean_absolute_correlation for name in diverse]
-        text = (
-            f"{_list(diverse)}: the effective rank is {min(shares):.0%} to {max(shares):.0%} of what is possible, the "
-            f"mean |correlation| of two units {min(correlations):.2f} to {max(correlations):.2f}."
-        )
-        said.append(Finding("good", f"{len(diverse)} of {len(train)} layers are diverse", text))
-    for name, by_role in layers.items():
-        said += [*_dead(name, by_role["train"]), *_train_test(name, by_role["train"], by_role["test"])]
+    said = []
+    for word in ("constant", "highly redundant", "partly redundant", "diverse"):
+        alike = {name: layer for name, layer in train.items() if redundancy_word(layer) == word}
+        if len(alike) < _MANY:
+            said += [_redundancy(name, layer) for name, layer in alike.items()]
+        else:
+            said.append(_alike(word, alike, len(train)))
+    for find, what in (
+        (_dead, "have dead units"),
+        (_silent, "have units that are never above 0"),
+        (_train_test, "differ between train and test"),
+    ):
+        each = {name: found for name, by_role in layers.items() if (found := find(name, **by_role)) is not None}
+        if len(each) < _MANY:
+            said += each.values()
+        else:
+            said.append(_together(list(each.values()), f"{len(each)} of {len(train)} layers {what}"))
     few = [
         name
         for name, by_role in layers.items()
@@ -181,6 +185,29 @@ def _of_layers(layers: Mapping[str, Mapping[str, LayerDiagnostics]]) -> list[Fin
         )
         said.append(Finding("note", "Few samples", text))
     return said
+
+
+def _alike(word: str, layers: Mapping[str, LayerDiagnostics], total: int) -> Finding:
+    """One finding for many layers of one word, the most redundant first."""
+    level = "good" if word == "diverse" else "warning"
+    about = f"{len(layers)} of {total} layers are {word}"
+    if word == "constant":
+        return Finding(level, about, f"{_list(list(layers))}: none of their units varies, they say nothing.")
+    names = sorted(layers, key=lambda name: rank_share(layers[name])) if word != "diverse" else list(layers)
+    shares = [rank_share(layer) for layer in layers.values()]
+    correlations = [layer.mean_absolute_correlation for layer in layers.values()]
+    text = (
+        f"{_list(names)}: the effective rank is {min(shares):.0%} to {max(shares):.0%} of what is possible, the mean "
+        f"|correlation| of two units {min(correlations):.2f} to {max(correlations):.2f}."
+    )
+    return Finding(level, about, text)
+
+
+def _together(found: Sequence[Finding], about: str) -> Finding:
+    """One finding for many of a kind: the layers, and the first in full; the worst level of all."""
+    level = "warning" if any(finding.level == "warning" for finding in found) else "note"
+    names = _list([finding.about for finding in found])
+    return Finding(level, about, f"{names}. The first: {found[0].text}")
 
 
 def _redundancy(name: str, layer: LayerDiagnostics) -> Finding:
@@ -198,28 +225,29 @@ def _redundancy(name: str, layer: LayerDiagnostics) -> Finding:
     return Finding("good" if word == "diverse" else "warning", name, text)
 
 
-def _dead(name: str, layer: LayerDiagnostics) -> list[Finding]:
-    constant, silent = int(layer.constant_units.sum()), int(layer.never_positive_units.sum())
-    said = []
-    if constant:
-        level = "warning" if constant / layer.num_units >= MANY_DEAD else "note"
-        text = f"{_count(constant, layer.num_units)} are dead: one value over all training examples."
-        said.append(Finding(level, name, text))
-    if (silent - constant) / layer.num_units >= MANY_DEAD:
-        text = (
-            f"{_count(silent, layer.num_units)} are never above 0 on the training examples: dead, if a ReLU follows."
-        )
-        said.append(Finding("note", name, text))
-    return said
+def _dead(name: str, train: LayerDiagnostics, test: LayerDiagnostics) -> Finding | None:
+    constant = int(train.constant_units.sum())
+    if not constant:
+        return None
+    level = "warning" if constant / train.num_units >= MANY_DEAD else "note"
+    return Finding(level, name, f"{_count(constant, train.num_units)} are dead: one value over all training examples.")
 
 
-def _train_test(name: str, train: LayerDiagnostics, test: LayerDiagnostics) -> list[Finding]:
+def _silent(name: str, train: LayerDiagnostics, test: LayerDiagnostics) -> Finding | None:
+    silent = int(train.never_positive_units.sum())
+    if (silent - int(train.constant_units.sum())) / train.num_units < MANY_DEAD:
+        return None
+    text = f"{_count(silent, train.num_units)} are never above 0 on the training examples: dead, if a ReLU follows."
+    return Finding("note", name, text)
+
+
+def _train_test(name: str, train: LayerDiagnostics, test: LayerDiagnostics) -> Finding | None:
     changes = []
     for field, label in _COMPARED.items():
         before, after = getattr(train, field), getattr(test, field)
         if before and math.isfinite(before) and math.isfinite(after) and abs(after / before - 1) > LARGE_CHANGE:
             changes.append(f"{label} {before:.3g} against {after:.3g} ({100 * (after / before - 1):+.0f} %)")
-    return [Finding("note", name, f"Train and test differ: {'; '.join(changes)}.")] if changes else []
+    return Finding("note", name, f"Train and test differ: {'; '.join(changes)}.") if changes else None
 
 
 def _of_comparison(models: Sequence[ModelReport]) -> list[Finding]:
@@ -227,7 +255,9 @@ def _of_comparison(models: Sequence[ModelReport]) -> list[Finding]:
     first, *others = models
     said = []
     for other in others:
-        for name, layer in first.layers.items():
+        if len(first.layers) >= _MANY:
+            said.append(_most_changed(first, other))
+        for name, layer in first.layers.items() if len(first.layers) < _MANY else ():
             a, b = layer["test"], other.layers[name]["test"]
             text = (
                 f"On the test examples the effective rank is {b.effective_rank:.1f} of {b.num_units} against "
@@ -254,6 +284,24 @@ def _of_comparison(models: Sequence[ModelReport]) -> list[Finding]:
     return said
 
 
+def _most_changed(first: ModelReport, other: ModelReport) -> Finding:
+    """One finding for many layers: how many are more redundant in which model, and where the difference is largest."""
+    pairs = {name: (layer["test"], other.layers[name]["test"]) for name, layer in first.layers.items()}
+    verdicts = [_more_redundant(a, b, other, first) for a, b in pairs.values()]
+    changes = {name: rank_share(b) - rank_share(a) for name, (a, b) in pairs.items()}
+    known = [name for name, change in changes.items() if math.isfinite(change)]
+    most = sorted(known, key=lambda name: -abs(changes[name]))[:3]
+    ranks = [
+        f"{name} ({pairs[name][1].effective_rank:.1f} against {pairs[name][0].effective_rank:.1f})" for name in most
+    ]
+    text = (
+        f"By effective rank, |correlation| and similarity, {verdicts.count(other.name)} of them are more "
+        f"redundant than in {first.name}, {verdicts.count(first.name)} less, and of {verdicts.count(None)} the three "
+        f"do not agree. The largest differences in effective rank on the test examples: {', '.join(ranks) or 'none'}."
+    )
+    return Finding("note", f"{len(pairs)} layers", text, other.name)
+
+
 def _at_one_gamma(a: LayerDiagnostics, b: LayerDiagnostics) -> str:
     """What the regulariser lowers, where both were measured at one gamma."""
     if a.gamma != b.gamma:
@@ -263,7 +311,14 @@ def _at_one_gamma(a: LayerDiagnostics, b: LayerDiagnostics) -> str:
 
 
 def _verdict(a: LayerDiagnostics, b: LayerDiagnostics, other: ModelReport, first: ModelReport) -> str:
-    """Who is more redundant, where all three measures agree."""
+    name = _more_redundant(a, b, other, first)
+    if name is None:
+        return "The three do not agree on which is the more redundant."
+    return f"By all three, {name} is the more redundant."
+
+
+def _more_redundant(a: LayerDiagnostics, b: LayerDiagnostics, other: ModelReport, first: ModelReport) -> str | None:
+    """Which model, where all three measures agree."""
     signs = [
         math.copysign(1, difference)
         for difference in (
@@ -274,8 +329,8 @@ def _verdict(a: LayerDiagnostics, b: LayerDiagnostics, other: ModelReport, first
         if difference and math.isfinite(difference)
     ]
     if len(set(signs)) == 1 and len(signs) == 3:
-        return f"By all three, {other.name if signs[0] > 0 else first.name} is the more redundant."
-    return "The three do not agree on which is the more redundant."
+        return other.name if signs[0] > 0 else first.name
+    return None
 
 
 def _count(count: int, total: int) -> str:

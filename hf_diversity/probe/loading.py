@@ -289,10 +289,30 @@ def _training(folder: Path | None) -> tuple[DiversityConfig | None, dict[str, fl
     return config, {name: float(gamma) for name, gamma in gammas.items() if gamma is not None and gamma > 0}
 
 
-def _mode(model: Any) -> str:
+def check_channels(loaded: LoadedModel) -> None:
+    """Refuse a processor that normalises other channels than the model takes; timm's does with in_chans=1.
+
+    Raises:
+        ValueError: says what to change.
+    """
+    processor, channels = loaded.processor, _channels(loaded.model)
+    mean = getattr(processor, "image_mean", None) or getattr(processor, "data_config", {}).get("mean") or ()
+    if len(mean) not in (0, 1, channels):
+        raise ValueError(
+            f"{loaded.source!r} takes images of {channels} channel(s), and its image processor normalises "
+            f"{len(mean)}; give mean and std of its pretrained_cfg in config.json (or image_mean and image_std in "
+            "preprocessor_config.json) a number for each channel, those it was trained with"
+        )
+
+
+def _channels(model: Any) -> int:
     config = getattr(model, "config", None)
-    channels = (getattr(config, "model_args", None) or {}).get("in_chans") or getattr(config, "num_channels", 3)
-    return "L" if channels == 1 else "RGB"
+    arguments: dict[str, Any] = getattr(config, "model_args", None) or {}
+    return int(arguments.get("in_chans") or getattr(config, "num_channels", None) or 3)
+
+
+def _mode(model: Any) -> str:
+    return "L" if _channels(model) == 1 else "RGB"
 
 
 def _first_line(error: Exception) -> str:

@@ -12,11 +12,13 @@ from launch import leave
 from torch.nn.parallel import DistributedDataParallel
 
 from hf_diversity import functional
-from hf_diversity.config import DiversityConfig
+from hf_diversity.config import SIMILARITY_MEASURES, DiversityConfig
 from hf_diversity.distributed import mean_over_samples, text_of_process_zero, world_size
 from hf_diversity.evaluation import DiversityMeter
 from hf_diversity.measures import make_measure
 from hf_diversity.regularizer import DiversityRegularizer
+
+GAMMAS = (0.7, "median", "scale")
 
 
 def shards(total, processes):
@@ -36,11 +38,13 @@ def main(sync="global", dtype=torch.float64):
     inputs = torch.randn(20, 6, dtype=dtype)
     start = sum(shards(20, processes)[:rank])
     mine = inputs[start : start + shards(20, processes)[rank]]
-    for measure in ("direct", "det", "logdet", "none"):
-        for gamma in (0.7, "median"):
+    for measure in ("direct", "det", "logdet", "decov", "vcreg", "correlation", "none"):
+        for gamma in GAMMAS if measure in SIMILARITY_MEASURES else ("median",):
+            invariant = gamma == "scale"
             config = DiversityConfig(
-                measure=measure, gamma=gamma, diversity_weight=2.0, activation_weight=0.3, jitter=0.1, sync=sync
-            )
+                measure=measure, gamma="median" if invariant else gamma, scale_invariant=invariant,
+                diversity_weight=2.0, activation_weight=0.3, jitter=0.1, sync=sync,
+            )  # fmt: skip
             torch.manual_seed(1)
             layer = torch.nn.Linear(6, 5).to(dtype)
             regularizer = DiversityRegularizer(config)

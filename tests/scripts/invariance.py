@@ -1,7 +1,8 @@
 """Train one model in several ways that must give one trajectory; also run in several processes.
 
-Arguments: a JSON list of ways, each a dict with `kind` ("plain" | "items" | "loss_func" | "smoothing"), `accumulate`
-and further TrainingArguments; the number of processes. Prints the weights after every step, and the log, of each way.
+Arguments: a JSON list of ways, each a dict with `kind` ("plain" | "items" | "loss_func" | "smoothing"), `accumulate`,
+further TrainingArguments and `diversity`, values of DiversityConfig; the number of processes. Prints the weights after
+every step, and the log, of each way.
 """
 
 import json
@@ -50,6 +51,7 @@ def train(way, folder, processes=1, dtype=torch.float64, **diversity):
     """Weights after every optimiser step, and the log."""
     way = dict(way)
     kind, accumulate = way.pop("kind"), way.pop("accumulate")
+    diversity = {"diversity_weight": 0.3, "activation_weight": 0.05, **way.pop("diversity", {}), **diversity}
     model = (MlpOfItems if kind == "items" else Mlp)().to(dtype)
     model.config = PretrainedConfig()  # Trainer looks into it for label smoothing
     data = Rows(64)
@@ -62,7 +64,7 @@ def train(way, folder, processes=1, dtype=torch.float64, **diversity):
     trainer = DiversityTrainer(
         model=model, args=arguments(folder, **settings), train_dataset=data, callbacks=[trajectory],
         compute_loss_func=loss_func if kind == "loss_func" else None,
-        diversity=DiversityConfig(**{"diversity_weight": 0.3, "activation_weight": 0.05, **diversity}),
+        diversity=DiversityConfig(**diversity),
     )  # fmt: skip
     trainer.train()
     assert trainer.accelerator.num_processes == processes

@@ -51,7 +51,13 @@ def main():
              for name, value in trainer.model.state_dict().items()}  # fmt: skip
     if trainer.is_world_process_zero():
         final = {name: value.flatten().tolist() for name, value in state.items()}
-        print("RESULT " + json.dumps({"history": trainer.state.log_history, "weights": final, "sharded": len(sharded) / len(parameters)}), flush=True)
+        print(
+            "RESULT "
+            + json.dumps(
+                {"history": trainer.state.log_history, "weights": final, "sharded": len(sharded) / len(parameters)}
+            ),
+            flush=True,
+        )
     leave(trainer.accelerator)
 
 

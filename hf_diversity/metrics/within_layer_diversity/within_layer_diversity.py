@@ -5,9 +5,10 @@ import evaluate
 import torch
 
 from hf_diversity import DiversityConfig
+from hf_diversity.citations import WLD_REG_BIBTEX
 from hf_diversity.diagnostics import layer_diagnostics
 from hf_diversity.functional import DEFAULT_JITTER
-from hf_diversity.measures import WLD_REG_BIBTEX, make_measure
+from hf_diversity.measures import SimilarityMeasure, make_measure
 from hf_diversity.metrics.inputs import checked_columns
 
 _DESCRIPTION = (
@@ -56,9 +57,13 @@ class WithinLayerDiversity(evaluate.Measurement):
             raise ValueError('measure is "none", which measures nothing; type measure="direct"')
         config = DiversityConfig(measure=measure, reduction=reduction, gamma=gamma, jitter=jitter)
         kind = make_measure(config)
-        assert kind is not None  # only "none" has none
+        if not isinstance(kind, SimilarityMeasure):
+            raise ValueError(
+                f"measure is {measure!r}, which is not made from the similarity of units; type "
+                f"hf_diversity.functional.{measure}(...)"
+            )
         found = layer_diagnostics(_matrix(features), None if config.gamma == "median" else float(config.gamma))
-        diversity = kind.value(kind.from_similarity(found.similarity), found.num_units)
+        diversity = kind.value(kind.from_similarity(found.similarity), found.num_units, found.num_samples)
         sizes = {"num_samples": found.num_samples, "num_units": found.num_units}
         return {"diversity": float(diversity), **sizes, **found.scalars()}
 
