@@ -2,6 +2,7 @@
 
 from .config import DiversityConfig
 from .inspection import inspect_layers
+from .runs import Run, load_run
 from .trainer import DiversityMixin, DiversitySeq2SeqTrainer, DiversityTrainer
 
 __version__ = "0.1.0.dev0"
@@ -10,6 +11,8 @@ __all__ = [
     "DiversityMixin",
     "DiversitySeq2SeqTrainer",
     "DiversityTrainer",
+    "Run",
     "__version__",
     "inspect_layers",
+    "load_run",
 ]

@@ -279,3 +279,8 @@ def _read(folder: str, saved: Mapping[str, _Saved], names: dict[str, str]) -> di
         else:
             weights.update(torch.load(path, map_location="cpu", weights_only=True))
     return {name: weights[stored] for name, stored in names.items()}
+
+
+def taking_what_takes(method: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Show the signature of Trainer's method, which differs between versions of transformers."""
+    return functools.wraps(method, assigned=(), updated=())

@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from .callbacks.bound import bind_callbacks
 from .capture import ActivationCapture
+from .cards.trainer import CardMixin
 from .checkpoints import CheckpointMixin
 from .config import DiversityConfig
 from .ddp import captured_as_outputs
@@ -36,7 +37,7 @@ from .window import Window, kind_of_samples
 logger = logging.get_logger(__name__)
 
 
-class DiversityMixin(CheckpointMixin):
+class DiversityMixin(CardMixin, CheckpointMixin):
     """Adds the regulariser to any subclass of `transformers.Trainer`: `class MyTrainer(DiversityMixin, Base): ...`.
 
     The regulariser is added in `compute_loss`, to what the base class computes, so that every loss of the base class

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
-from ..compat import uploads_taken_over
+from ..compat import taking_what_takes, uploads_taken_over
 from ..config import DiversityConfig
 from ..distributed import text_of_process_zero
 from .commit import Destination, PushError, failure, operations, reason
@@ -32,11 +31,6 @@ else:
     _TrainerBase = object  # any subclass of Trainer comes after the mixin
 
 
-def _taking_what_takes(method: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Show the signature of Trainer's method, which differs between versions of transformers."""
-    return functools.wraps(method, assigned=(), updated=())
-
-
 class PushMixin(_TrainerBase):
     """Pushes as Trainer does (`hub_strategy`, messages, revision, callbacks) but for this, also at both weights 0.
 
@@ -49,7 +43,7 @@ class PushMixin(_TrainerBase):
     diversity: DiversityConfig
     _pushes: dict[str, Future] | None = None
 
-    @_taking_what_takes(Trainer.train)
+    @taking_what_takes(Trainer.train)
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as the base class does.
 
@@ -65,7 +59,7 @@ class PushMixin(_TrainerBase):
             raise error
         return output
 
-    @_taking_what_takes(Trainer.init_hf_repo)
+    @taking_what_takes(Trainer.init_hf_repo)
     def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
         """Create the repository as the base class does.
 
@@ -79,7 +73,7 @@ class PushMixin(_TrainerBase):
             message = failure(repo, reason(error), self._command(repo))
             raise PushError(f"{message} (to train now without the Hub, set push_to_hub=False)") from error
 
-    @_taking_what_takes(Trainer.push_to_hub)
+    @taking_what_takes(Trainer.push_to_hub)
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
         """Push as the base class does.
 
@@ -89,7 +83,7 @@ class PushMixin(_TrainerBase):
         with uploads_taken_over(self._upload):
             return super().push_to_hub(*args, **kwargs)
 
-    @_taking_what_takes(Trainer._save)
+    @taking_what_takes(Trainer._save)
     def _save(self, *args: Any, **kwargs: Any) -> None:
         with self._without_token():
             super()._save(*args, **kwargs)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
+
+from hf_diversity import DiversityConfig, cards
 
 logger = logging.getLogger(__name__)
 
@@ -51,82 +52,67 @@ def write_figures(folder: Path, results: dict[str, Any], matrices: dict[str, np.
     return list(figures)
 
 
-def write_readme(folder: Path, results: dict[str, Any], usage: str) -> None:
-    """Write README.md: metadata for the Hub, then results, data, settings and how to use the model.
+def write_card(folder: Path, results: dict[str, Any], usage: str) -> None:
+    """Write README.md, the model card: metadata for the Hub, results, data, settings and how to use the model.
 
     Args:
         folder: where it goes.
         results: as in `results.json`.
         usage: Python code that loads the model and predicts.
     """
-    lines = ["---", yaml.safe_dump(_metadata(results), sort_keys=False, allow_unicode=True).strip(), "---", ""]
-    lines += [f"# {results['model']['name']} on {results['data']['name']}: {results['name']}", "", _story(results), ""]
-    lines += ["## Results", "", *_metrics_table(results), ""]
-    if results["similarity"]:
-        lines += [*_similarity_table(results), ""]
-    lines += [f"![{name.removesuffix('.png')}]({name})\n" for name in results["figures"]]
-    lines += ["## Use", "", "```python", usage.strip(), "```", ""]
-    lines += ["## Settings", "", "What differs from the defaults:", "", "```yaml"]
-    lines += [yaml.safe_dump(results["arguments"], sort_keys=False, allow_unicode=True).strip(), "```", ""]
-    lines += ["`diversity_config.json` holds every field of the regulariser, `results.json` every number.", ""]
-    lines += ["Command:", "", "```bash", results["command"], "```", ""]
+    cards.save(make_card(results, usage), folder)
+
+
+def make_card(results: dict[str, Any], usage: str) -> cards.Card:
+    """What the card of a run says, from its results alone."""
+    model, data, training = (results[key] for key in ("model", "data", "training"))
+    measured = results["similarity"]
+    rows = [
+        (layer, f"{when} training", *(values[key] for key in ("mean_similarity", "gamma", "activation_norm")))
+        for when, layers in measured.items()
+        for layer, values in layers.items()
+    ]
     software = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    hardware = results["hardware"]
-    lines += [
-        f"{software}; {hardware['processes']} process(es) on {hardware['device']} ({hardware['name']}), "
-        f"{hardware['threads']} thread(s) each; {results['training']['seconds']:.0f} s.",
-        "",
-    ]
-    (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
-
-
-def _metadata(results: dict[str, Any]) -> dict[str, Any]:
-    data = results["data"]
-    tags = ["hf_diversity", results["task"]] + (["timm"] if results["model"]["library"] == "timm" else [])
-    metadata: dict[str, Any] = {
-        "library_name": results["model"]["library"],
-        "pipeline_tag": results["task"],
-        "tags": tags,
-        "metrics": [name for name in results["metrics"]["test"] if name != "loss"],
-    }
-    if data["hub_id"]:
-        metadata["datasets"] = [data["hub_id"]]
-        measured = [
-            {"type": name, "name": name, "value": value}
-            for name, value in results["metrics"]["test"].items()
-            if name != "loss"
-        ]
-        source = {"type": data["hub_id"], "name": data["name"], "split": "test"}
-        entry = {"task": {"type": results["task"]}, "dataset": source, "metrics": measured}
-        metadata["model-index"] = [{"name": results["model"]["name"], "results": [entry]}]
-    return metadata
-
-
-def _story(results: dict[str, Any]) -> str:
-    model, data, training, diversity = (results[key] for key in ("model", "data", "training", "diversity"))
-    start = "fine-tuned from published weights" if model["pretrained"] else "trained from random weights"
-    sentences = [
-        f"`{model['name']}` ({model['parameters']:,} parameters), {start} on {data['train']:,} examples of "
-        f"{data['name']} with hf_diversity for {training['epochs']:.3g} epochs ({training['steps']:,} steps), seed "
-        f"{results['seeds']['seed']}."
-    ]
-    if diversity["active"]:
-        config = diversity["config"]
-        sentences.append(
-            f"The loss was the task's plus {config['diversity_weight']:g} times the within-layer redundancy "
-            f"`{config['measure']}` (reduction {config['reduction']}, gamma {config['gamma']}) and "
-            f"{config['activation_weight']:g} times the mean squared norm of the activations, after Laakom et al. "
-            "(WLD-Reg, AAAI-23); no reproduction of the paper's tables is claimed."
-        )
-    else:
-        sentences.append("Both weights of the diversity regulariser were 0: this is a baseline.")
-    if data.get("noisy_labels"):
-        sentences.append(f"{data['noisy_labels']:,} training labels were replaced by random ones.")
-    sentences.append(
-        f"{data['validation']:,} validation examples, none of them from the test set, served for every choice; "
-        f"the {data['test']:,} test examples were evaluated once, at the end."
+    hardware, seeds = results["hardware"], results["seeds"]
+    drawn = ", ".join(f"{name} {value}" for name, value in seeds.items() if value is not None)
+    return cards.Card(
+        name=f"{model['name']} on {data['name']}: {results['name']}",
+        diversity=DiversityConfig.from_dict(results["diversity"]["config"]),
+        task=results["task"],
+        library=model["library"],
+        start="fine-tuned from published weights" if model["pretrained"] else "trained from random weights",
+        parameters=model["parameters"],
+        datasets=[cards.Dataset(data["name"], data["hub_id"])],
+        layers=list(dict.fromkeys(layer for layers in measured.values() for layer in layers)),
+        metrics=results["metrics"],
+        gaps=results["gaps"],
+        notes=_notes(results),
+        similarity=rows,
+        figures=results["figures"],
+        usage=usage,
+        command=results["command"],
+        settings=results["arguments"],
+        environment=[
+            f"{drawn}; {software}; {hardware['processes']} process(es) on {hardware['device']} ({hardware['name']}), "
+            f"{hardware['threads']} thread(s) each; {training['seconds']:.0f} s."
+        ],
+        tags=[results["task"], *(["timm"] if model["library"] == "timm" else [])],
     )
-    return " ".join(sentences)
+
+
+def _notes(results: dict[str, Any]) -> list[str]:
+    data, training = results["data"], results["training"]
+    notes = [
+        f"Trained on {data['train']:,} examples for {training['epochs']:.3g} epochs ({training['steps']:,} steps).",
+        f"{data['validation']:,} validation examples, none of them from the test set, served for every choice; the "
+        f"{data['test']:,} test examples were evaluated once, at the end. The training examples were evaluated "
+        "without augmentation.",
+    ]
+    if data.get("noisy_labels"):
+        notes.insert(1, f"{data['noisy_labels']:,} training labels were replaced by random ones.")
+    if results["similarity"]:
+        notes.append("Similarity was measured on the validation examples.")
+    return notes
 
 
 def _metrics_table(results: dict[str, Any]) -> list[str]:
@@ -137,15 +123,6 @@ def _metrics_table(results: dict[str, Any]) -> list[str]:
         values += [gaps[split][name] for split in ("validation", "test")]
         rows.append(f"| {name} | " + " | ".join(f"{value:.4f}" for value in values) + " |")
     return rows + ["", "A positive gap means worse than on the training examples (evaluated without augmentation)."]
-
-
-def _similarity_table(results: dict[str, Any]) -> list[str]:
-    rows = ["| layer | when | mean similarity of two units | gamma | mean squared norm |", "|---|---|---|---|---|"]
-    for when, layers in results["similarity"].items():
-        for layer, measured in layers.items():
-            numbers = [measured[key] for key in ("mean_similarity", "gamma", "activation_norm")]
-            rows.append(f"| {layer} | {when} training | " + " | ".join(f"{number:.4g}" for number in numbers) + " |")
-    return rows + ["", "On the validation examples."]
 
 
 def read_results(folder: str | Path) -> dict[str, Any]:

@@ -192,7 +192,7 @@ def train_and_report(
         if run.figures:
             results["figures"] = report.write_figures(folder, results, matrices)
         diversity.to_json_file(folder / "diversity_config.json")
-        report.write_readme(folder, results, usage)
+        report.write_card(folder, results, usage)
         # Last: a folder with results.json is a finished run.
         write_results(folder, results)
     trainer.accelerator.wait_for_everyone()

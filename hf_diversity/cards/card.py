@@ -1,0 +1,205 @@
+"""`Card`: all that a model card says, and its Markdown with metadata that the Hub's client validates."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from .. import citations
+from ..config import DiversityConfig
+from ..publishing.cleaning import LocalNames
+from . import markdown
+
+TAGS = ("hf_diversity", "within-layer-diversity")
+NAME = "README.md"
+# Where a published loss or accuracy comes from, in this order; the others are told in the table
+MEASURED_ON = ("test", "validation", "eval")
+_CITED = {
+    "decov": citations.DECOV_BIBTEX,
+    "vcreg": citations.VCREG_BIBTEX,
+    "correlation": citations.CORRELATION_BIBTEX,
+    "orthogonality": citations.ORTHOGONALITY_BIBTEX,
+    "srip": citations.ORTHOGONALITY_BIBTEX,
+}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set; `hub_id` is None for what is not on the Hub."""
+
+    name: str
+    hub_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Twin:
+    """The same run with another regulariser, say with both weights 0: its name and its metrics by split."""
+
+    name: str
+    metrics: Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a card says. Every text may be a stranger's.
+
+    Attributes:
+        name: of the model.
+        diversity: the regulariser.
+        task: as the Hub calls it, "image-classification"; None if it is not known.
+        library: "transformers" or "timm".
+        base_model: Hub id of the model that it was fine-tuned from.
+        start: in a few words, where its weights come from.
+        parameters: how many it has.
+        datasets: it was trained on.
+        layers: that were regularised.
+        metrics: by split ("train", "validation", "test"; or "eval"), loss first.
+        gaps: by split, how much worse than in training; positive means worse.
+        twins: the same run with other regularisers.
+        notes: sentences about data and evaluation.
+        similarity: rows (layer, when, mean similarity, gamma, mean squared norm).
+        log: records of the training, a row each.
+        figures: names of files in the card's folder.
+        usage: Python code that loads the model and predicts.
+        command: that repeats the run.
+        settings: what differs from the defaults.
+        environment: seeds, versions, hardware, in a sentence each.
+        languages: of the data, as codes.
+        license: as the Hub calls it.
+        tags: further ones.
+    """
+
+    name: str
+    diversity: DiversityConfig
+    task: str | None = None
+    library: str = "transformers"
+    base_model: str | None = None
+    start: str = ""
+    parameters: int | None = None
+    datasets: Sequence[Dataset] = ()
+    layers: Sequence[str] = ()
+    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    gaps: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    twins: Sequence[Twin] = ()
+    notes: Sequence[str] = ()
+    similarity: Sequence[Sequence[Any]] = ()
+    log: Sequence[Mapping[str, float]] = ()
+    figures: Sequence[str] = ()
+    usage: str = ""
+    command: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    environment: Sequence[str] = ()
+    languages: Sequence[str] = ()
+    license: str | None = None
+    tags: Sequence[str] = ()
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """The fields of the regulariser that differ from their defaults."""
+        default = DiversityConfig()
+        values = dataclasses.asdict(self.diversity)
+        return {name: value for name, value in values.items() if value != getattr(default, name)}
+
+    @property
+    def bibtex(self) -> list[str]:
+        """Of the measure and of the paper that the library is about."""
+        own = _CITED.get(self.diversity.measure) if self.diversity.is_active else None
+        return [citations.WLD_REG_BIBTEX, *([own] if own else [])]
+
+
+def metadata(card: Card) -> ModelCardData:
+    """The metadata of a card, as the Hub's client validates it.
+
+    Metrics are those of the test set, else of the validation or evaluation set, as Python floats; those that are not
+    finite are left out, since YAML has no agreed form of them.
+    """
+    split = next((name for name in MEASURED_ON if card.metrics.get(name)), None)
+    values = {name: float(v) for name, v in card.metrics[split].items() if math.isfinite(v)} if split else {}
+    results = None
+    if card.task and card.datasets and values and split:
+        data = card.datasets[0]
+        results = [
+            EvalResult(
+                task_type=card.task,
+                dataset_type=data.hub_id or "-".join("".join(c if c.isalnum() else " " for c in data.name).split()),
+                dataset_name=_one_line(data.name),
+                dataset_split="validation" if split == "eval" else split,
+                metric_type=name,
+                metric_name=name,
+                metric_value=value,
+            )
+            for name, value in values.items()
+        ]
+    return ModelCardData(
+        language=list(card.languages) or None,
+        license=card.license,
+        library_name=card.library,
+        pipeline_tag=card.task,
+        tags=list(dict.fromkeys([*TAGS, *map(_one_line, card.tags)])),
+        base_model=card.base_model,
+        datasets=[data.hub_id for data in card.datasets if data.hub_id] or None,
+        metrics=[name for name in values if name != "loss"] or None,
+        model_name=_one_line(card.name) if results else None,
+        eval_results=results,
+    )
+
+
+def _one_line(text: str) -> str:
+    """A line of its own, such as `---`, would end the metadata."""
+    return " ".join(text.split())
+
+
+def render(card: Card) -> str:
+    """The card as Markdown, without the paths and names of this machine."""
+    header = metadata(card).to_yaml(line_break="\n")
+    return _without_names(f"---\n{header}\n---\n\n{_fill('card.md.j2', card)}\n")
+
+
+def render_regulariser(card: Card) -> str:
+    """The section about the regulariser alone, to be added to a card of another kind."""
+    return _without_names(_fill("regulariser.md.j2", card) + "\n")
+
+
+def _fill(template: str, card: Card) -> str:
+    environment = Environment(
+        loader=PackageLoader("hf_diversity.cards", "."), autoescape=False, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters |= {
+        "text": markdown.plain_text,
+        "code": markdown.code,
+        "block": markdown.block,
+        "number": markdown.number,
+        "yaml": lambda values: yaml.safe_dump(values, sort_keys=False, allow_unicode=True),
+    }
+    meaning = {f.name: f.metadata["help"] for f in dataclasses.fields(DiversityConfig)}
+    return environment.get_template(template).render(card=card, meaning=meaning).strip()
+
+
+def _without_names(text: str) -> str:
+    return LocalNames().remove(text)[0]
+
+
+def save(card: Card, folder: str | Path) -> Path:
+    """Write the card into a folder.
+
+    Returns:
+        The file, `README.md`.
+
+    Raises:
+        ValueError: the metadata cannot be read back.
+    """
+    text = render(card)
+    ModelCard(text)  # raises where its metadata is no YAML mapping
+    path = Path(folder) / NAME
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path

@@ -1,0 +1,103 @@
+"""`load_run`: a finished run from a folder or the Hub."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import transformers
+from huggingface_hub import snapshot_download
+from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, PreTrainedModel
+
+from .config import DiversityConfig
+from .publishing.trainer import CONFIG_NAME
+
+RESULTS_NAME = "results.json"
+_OF_PROCESSORS = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+)
+_WANTED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken")
+
+
+@dataclass
+class Run:
+    """A finished run.
+
+    Attributes:
+        model: in evaluation mode.
+        processor: its tokenizer, image processor or feature extractor; None if there is none.
+        diversity: how it was regularised; None if the folder does not say.
+        results: what the recipe found, `results.json`; None if there is none.
+        folder: where its files are.
+    """
+
+    model: PreTrainedModel
+    processor: Any
+    diversity: DiversityConfig | None
+    results: dict[str, Any] | None
+    folder: Path
+
+
+def load_run(source: str | Path, revision: str | None = None, trust_remote_code: bool = False) -> Run:
+    """Load what a training left, from its folder or from a repository of the Hub.
+
+    Weights are read from safetensors only, and no code of the repository is run unless asked.
+
+    Args:
+        source: a folder, or a Hub id such as "user/model".
+        revision: branch, tag or commit of the repository.
+        trust_remote_code: run the Python code of a model that brings its own.
+
+    Raises:
+        FileNotFoundError: the folder is not there or holds no model.
+        OSError: the repository cannot be reached, or its weights are no safetensors.
+        ValueError: the model brings code of its own, or its class is not known.
+    """
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        if folder.is_absolute() or str(source).startswith((".", "~")) or str(source).count("/") > 1:
+            raise FileNotFoundError(f"{source} is no folder: name a finished run, or a Hub id such as user/model")
+        # Subfolders are checkpoints
+        folder = Path(snapshot_download(str(source), revision=revision, allow_patterns=list(_WANTED),
+                                        ignore_patterns=["*/*"]))  # fmt: skip
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{source} holds no config.json: it is no model of transformers; name a finished run")
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    model = _auto_class(config).from_pretrained(folder, trust_remote_code=trust_remote_code, use_safetensors=True)
+    settings, results = folder / CONFIG_NAME, folder / RESULTS_NAME
+    return Run(
+        model.eval(),
+        _processor(folder, trust_remote_code),
+        DiversityConfig.from_json_file(settings) if settings.is_file() else None,
+        json.loads(results.read_text(encoding="utf-8")) if results.is_file() else None,
+        folder,
+    )
+
+
+def _auto_class(config: Any) -> Any:
+    """The auto class for the architecture that the configuration names."""
+    [name, *_] = config.architectures or [""]
+    if name.endswith(("LMHeadModel", "ForCausalLM")):
+        return transformers.AutoModelForCausalLM
+    match = re.search(r"For[A-Z]\w+$", name)
+    if match is None:
+        return transformers.AutoModel
+    return getattr(transformers, f"AutoModel{match.group()}", None) or getattr(transformers, name)
+
+
+def _processor(folder: Path, trust_remote_code: bool) -> Any:
+    """Only what was saved: from a configuration alone, transformers makes a tokenizer that knows no word."""
+    if any((folder / name).is_file() for name in _OF_PROCESSORS):
+        return AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    try:  # timm's is in the model's configuration
+        return AutoImageProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,190 @@
+"""Model cards: what they say, metadata that the client reads back, and texts that cannot break out."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
+from tiny import Sentences, arguments, tiny_bert
+from transformers import Trainer
+
+from hf_diversity import DiversityConfig, DiversityMixin, DiversityTrainer
+from hf_diversity.callbacks import GeneralizationGapCallback
+from hf_diversity.cards import Card, Dataset, Twin, render, save
+from hf_diversity.cards import trainer as card_trainer
+from hf_diversity.cards.card import metadata
+
+HOSTILE = [
+    "a|b",
+    "`x` ``y``",
+    "<script>alert(1)</script>",
+    "<!-- hidden",
+    "{{ 7 * 7 }}{% raw %}",
+    "line\n# heading\n- item",
+    "![i](http://evil.example/x.png)",
+    "[t](javascript:alert(1))",
+    "http://evil.example www.evil.example",
+    "---\nlicense: mit\n---",
+    "key: [unclosed",
+    "\"quoted\" 'text' \\ $x$ &lt; #1",
+    "```\n</details>",
+]
+METRICS = {"train": {"loss": 0.1, "accuracy": 1.0}, "test": {"loss": 0.25, "accuracy": 0.9}}
+
+
+def full_card(text="plain", **values):
+    return Card(**{
+        "name": text, "diversity": DiversityConfig(gamma=2.0, diversity_weight=3.0, layers=[text]),
+        "task": "image-classification", "library": "timm", "start": text, "parameters": 1234,
+        "datasets": [Dataset(text, "user/data"), Dataset(text)], "layers": [text], "metrics": METRICS,
+        "gaps": {"test": {"loss": 0.15, "accuracy": 0.1}}, "twins": [Twin(text, METRICS)], "notes": [text],
+        "similarity": [(text, "after training", 0.5, 1.0, 2.0)], "log": [{"step": 10.0, "loss": 0.5}],
+        "figures": ["gap.png"], "usage": "import torch", "command": f"python x.py --name {text!r}",
+        "settings": {"dataset": text}, "environment": [text], **values,
+    })  # fmt: skip
+
+
+def parsed(text):
+    """Metadata and HTML, as a renderer of GitHub's Markdown gives it with raw HTML allowed."""
+    _, head, body = text.split("---\n", 2)
+    return yaml.safe_load(head), MarkdownIt("gfm-like", {"html": True, "linkify": False}).render(body)
+
+
+def test_what_a_card_says():
+    head, page = parsed(render(full_card("my model")))
+    assert head["library_name"] == "timm" and head["pipeline_tag"] == "image-classification"
+    assert head["tags"] == ["hf_diversity", "within-layer-diversity"] and head["datasets"] == ["user/data"]
+    [index] = head["model-index"]
+    assert index["results"][0]["metrics"][1] == {"type": "accuracy", "value": 0.9, "name": "accuracy"}
+    assert index["results"][0]["dataset"] == {"name": "my model", "type": "user/data", "split": "test"}
+    assert "3 times the redundancy <code>direct</code> of the units" in page
+    rows = re.findall(r"<tr>\s*(.*?)\s*</tr>", page, re.S)
+    cells = [re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in rows]
+    assert ["accuracy", "1.0000", "0.9000", "0.1000"] in cells, "metric, train, test, gap"
+    assert ["my model", "0.1000", "1.0000", "0.2500", "0.9000"] in cells, "the twin"
+    assert ["<code>gamma</code>", "<code>2.0</code>"] in [row[:2] for row in cells]
+    for part in ("import torch", "--name", "laakom2023wldreg", "1,234 parameters", 'src="gap.png"'):
+        assert part in page
+    assert "](" not in page and 'href=""' not in page
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_text_breaks_out(text):
+    """The same elements as with a harmless text, one table cell for one, and metadata that hold the text itself."""
+    card = full_card(text)
+    (head, page), (_, harmless) = parsed(render(card)), parsed(render(full_card("plain")))
+    tags = r"</?[a-z]+[0-9]?(?= |>)"
+    outside = [re.sub(r"<pre>.*?</pre>", "", html, flags=re.S) for html in (page, harmless)]
+    assert re.findall(tags, outside[0]) == re.findall(tags, outside[1])
+    assert page.count("<pre>") == harmless.count("<pre>") == 4
+    assert head["model-index"][0]["name"] == " ".join(text.split()) and "license" not in head
+    assert "49" not in outside[0] and "evil.example" not in "".join(re.findall(r'(?:href|src)="[^"]*"', page))
+    assert ModelCard(render(card)).data.to_dict() == metadata(card).to_dict()
+
+
+def test_a_baseline_and_a_model_without_data_leave_no_empty_part():
+    _, page = parsed(render(Card("m", DiversityConfig(diversity_weight=0.0))))
+    assert "this is a baseline" in page and "<table>" not in page and "None" not in page.replace("None:", "")
+    assert "<a " not in page and "Results" not in page
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"measure": "none", "activation_weight": 0.5}, "plus 0.5 times the mean squared norm of the activations of"),
+        ({"measure": "srip", "diversity_weight": 0.25}, "plus 0.25 times the redundancy srip of the units of"),
+        ({"activation_weight": 0.5}, "direct of the units and 0.5 times the mean squared norm of the activations of"),
+    ],
+)
+def test_the_regulariser_in_words(config, expected):
+    _, page = parsed(render(Card("m", DiversityConfig(**config))))
+    assert expected in " ".join(re.sub("<.*?>", "", page).split())
+    assert ("bansal2018" in page) == (config.get("measure") == "srip")
+
+
+def test_values_that_yaml_has_no_form_of_are_left_out():
+    card = full_card(metrics={"test": {"loss": math.nan, "accuracy": 0.5}}, gaps={}, twins=[])
+    [result] = metadata(card).eval_results
+    assert (result.metric_type, result.metric_value) == ("accuracy", 0.5)
+
+
+# ---- the trainer's
+
+
+def trained(folder, **settings):
+    trainer = DiversityTrainer(
+        model=tiny_bert(), args=arguments(folder, max_steps=4, eval_strategy="steps", eval_steps=2, logging_steps=2),
+        train_dataset=Sentences(16), eval_dataset=Sentences(8),
+        diversity=DiversityConfig(**{"diversity_weight": 0.5, **settings}),
+        callbacks=[GeneralizationGapCallback(train_samples=8)],
+    )  # fmt: skip
+    trainer.train()
+    return trainer
+
+
+def test_the_card_of_a_trainer(tmp_path):
+    trainer = trained(tmp_path)
+    trainer.save_model()
+    trainer.create_model_card(tags="mine", dataset="some data", dataset_tags="user/data", tasks="text-classification")
+    card = ModelCard.load(tmp_path / "README.md")
+    assert set(card.data.tags) == {"hf_diversity", "within-layer-diversity", "generated_from_trainer", "mine"}
+    assert card.data.pipeline_tag == "text-classification" and card.data.datasets == ["user/data"]
+    values = {r.metric_type: r.metric_value for r in card.data.eval_results}
+    assert set(values) == {"loss"} and type(values["loss"]) is float
+    last = [r for r in trainer.state.log_history if "eval_loss" in r][-1]
+    assert values["loss"] == last["eval_loss"]
+    text = (tmp_path / "README.md").read_text()
+    gap = next(r["gap_loss"] for r in reversed(trainer.state.log_history) if "gap_loss" in r)
+    assert f"| loss | {last['eval_loss']:.4f} | {gap:.4f} |" in text
+    assert f"{last['eval_diversity']:.4f} | {gap:.4f} |" in text, "one row for both records"
+    assert text.count("| 2.0000 |") == text.count("| 4.0000 |") == 1, "a row of the log for each evaluation"
+    assert str(tmp_path) not in text and "Seed 42" in text
+    [code] = re.findall(r"```python\n(.*?)```", text, re.S)
+    script = f"import sys\nsys.modules['hf_diversity'] = None\n{code}\nprint(type(model).__name__)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.strip() == "BertForSequenceClassification", done.stderr[-2000:]
+
+
+def test_with_both_weights_0_it_is_trainers(tmp_path):
+    trainer = trained(tmp_path, diversity_weight=0.0)
+    trainer.create_model_card()
+    assert "hf_diversity" not in (tmp_path / "README.md").read_text()
+
+
+def test_a_trainer_with_a_card_of_its_own_keeps_it(tmp_path):
+    class Own(Trainer):
+        def create_model_card(self, *args, **kwargs):
+            ModelCard("---\ntags:\n- own\n---\n\n# Own\n").save(f"{self.args.output_dir}/README.md")
+
+    class Mixed(DiversityMixin, Own):
+        pass
+
+    trainer = Mixed(model=tiny_bert(), args=arguments(tmp_path), train_dataset=Sentences(8))
+    trainer.create_model_card(anything="of its own")
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.tags == ["own", "hf_diversity", "within-layer-diversity"]
+    assert "# Own" in card.text and "## The regulariser" in card.text
+
+
+def test_the_command_holds_no_secret(monkeypatch):
+    words = ["/home/me/train.py", "--hub_token", "hf_secret", "--api-key=abc", "--lr", "1", "--note", "two words"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert card_trainer._command() == "python train.py --hub_token ... --api-key=... --lr 1 --note 'two words'"
+    monkeypatch.setattr(sys, "argv", ["-c"])
+    assert card_trainer._command() == ""
+
+
+def test_a_long_log_keeps_its_last_row():
+    history = [{"step": i, "loss": 1.0 / i} for i in range(1, 101)]
+    rows = card_trainer._table(history)
+    assert len(rows) == 20 and rows[-1]["step"] == 100
+
+
+def test_saved_cards_are_read_back(tmp_path):
+    path = save(full_card(), tmp_path / "new")
+    assert path.name == "README.md" and json.loads(json.dumps(ModelCard.load(path).data.to_dict()))

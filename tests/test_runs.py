@@ -1,0 +1,60 @@
+"""`load_run`: everything of a finished run, from its folder, and nothing that runs code."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from tiny import Sentences, arguments, tiny_bert, tiny_timm
+from tiny_text_folders import bert_folder
+
+from hf_diversity import DiversityConfig, DiversityTrainer, load_run
+from hf_diversity.timm_models import wrap_timm_model
+
+
+def test_a_run_of_the_trainer(tmp_path):
+    config = DiversityConfig(measure="logdet", diversity_weight=0.125)
+    trainer = DiversityTrainer(
+        model=tiny_bert(), args=arguments(tmp_path, max_steps=1), train_dataset=Sentences(8), diversity=config
+    )
+    trainer.train()
+    trainer.save_model()
+    (tmp_path / "results.json").write_text(json.dumps({"name": "mine"}))
+    run = load_run(tmp_path)
+    assert type(run.model).__name__ == "BertForSequenceClassification" and not run.model.training
+    for name, value in trainer.model.state_dict().items():
+        assert torch.equal(run.model.state_dict()[name], value)
+    assert run.diversity == config and run.results == {"name": "mine"} and run.processor is None
+    assert run.folder == tmp_path
+
+
+def test_a_timm_model_and_a_tokenizer(tmp_path):
+    wrap_timm_model(tiny_timm("test_resnet")).save_pretrained(tmp_path / "image")
+    run = load_run(str(tmp_path / "image"))
+    assert type(run.model).__name__ == "TimmWrapperForImageClassification"
+    assert run.diversity is None and run.results is None and "ImageProcessor" in type(run.processor).__name__
+    assert hasattr(load_run(bert_folder(tmp_path / "text")).processor, "decode")
+
+
+def test_what_cannot_be_loaded_says_why(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is no folder"):
+        load_run(tmp_path / "missing")
+    with pytest.raises(FileNotFoundError, match=r"holds no config.json"):
+        load_run(tmp_path)
+    folder = bert_folder(tmp_path / "text")
+    torch.save(load_run(folder).model.state_dict(), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(OSError, match="safetensors"):
+        load_run(folder)
+
+
+def test_code_of_a_model_is_not_run_unless_asked(tmp_path):
+    folder = tmp_path / "custom"
+    shutil.copytree(bert_folder(tmp_path / "text"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "evil.Config"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nraise RuntimeError\n")
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        load_run(folder)
+    assert not (tmp_path / "ran").exists()
