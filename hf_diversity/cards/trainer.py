@@ -95,7 +95,9 @@ class CardMixin(_TrainerBase):
     def _layer_names(self) -> list[str]:
         capture = getattr(self, "_capture", None)
         return (
-            [target.name for target in capture.targets] if capture is not None else list(self.diversity.layers or [])
+            [target.describe() for target in capture.targets]
+            if capture is not None
+            else list(self.diversity.layers or [])
         )
 
 
