@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common.arguments import parse_arguments
+from common.arguments import RunArguments, parse_arguments
 from common.comparison import compare, gap, mean_similarity, metric, over_layers, paired
 from common.results import write_results
 from common.terminal import quiet
@@ -179,6 +179,8 @@ def main(words: list[str] | None = None) -> dict[str, list[dict[str, Any]]]:
     folders: dict[str, Path] = {}
     for number, ((seed, twin), arguments) in enumerate(plan.items(), start=1):
         title = f"[{number}/{len(plan)}] {twin}, seed {seed}"
+        if twin != "baseline":
+            arguments[TYPES.index(RunArguments)].twin = str(options.output_dir / f"baseline-{seed}")
         result = run(*arguments, callbacks=[ProgressLine(title)])
         results.setdefault(result["name"], []).append(result)
         folders.setdefault(result["name"], Path(arguments[-1].output_dir))

@@ -5,13 +5,17 @@ import math
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
+from common.arguments import RunArguments
+from common.report import make_card
+from common.training import find_checkpoint
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from tiny import Sentences, arguments, tiny_bert
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 
 from hf_diversity import DiversityConfig, DiversityMixin, DiversityTrainer
 from hf_diversity.callbacks import GeneralizationGapCallback
@@ -19,6 +23,7 @@ from hf_diversity.cards import Card, Dataset, Twin, render, save
 from hf_diversity.cards import trainer as card_trainer
 from hf_diversity.cards.card import metadata
 
+CARDS = Path(__file__).parent.parent / "model_cards"
 HOSTILE = [
     "a|b",
     "`x` ``y``",
@@ -111,6 +116,30 @@ def test_values_that_yaml_has_no_form_of_are_left_out():
     card = full_card(metrics={"test": {"loss": math.nan, "accuracy": 0.5}}, gaps={}, twins=[])
     [result] = metadata(card).eval_results
     assert (result.metric_type, result.metric_value) == ("accuracy", 0.5)
+
+
+# ---- the recipes'
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in CARDS.glob("*.json")))
+def test_the_cards_in_model_cards_are_what_would_be_written_today(name):
+    made = json.loads((CARDS / f"{name}.json").read_text(encoding="utf-8"))
+    assert render(make_card(made["results"], made["usage"])) == (CARDS / f"{name}.md").read_text(encoding="utf-8")
+    assert made["results"]["twins"] or "baseline" in name
+
+
+def test_there_are_cards_to_compare():
+    assert {path.stem for path in CARDS.glob("*.json")} == {path.stem for path in CARDS.glob("demo_*.md")} != set()
+
+
+def test_a_twin_must_be_a_finished_run_with_the_same_seed(tmp_path):
+    settings = TrainingArguments(str(tmp_path / "out"), seed=1)
+    with pytest.raises(ValueError, match="holds no results.json"):
+        find_checkpoint(settings, RunArguments(twin=str(tmp_path)))
+    results = {"name": "baseline", "seeds": {"seed": 0}, "metrics": METRICS}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    with pytest.raises(ValueError, match="has seed 0 and this run 1: type --seed 0"):
+        find_checkpoint(settings, RunArguments(twin=str(tmp_path)))
 
 
 # ---- the trainer's

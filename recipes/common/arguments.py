@@ -163,6 +163,13 @@ class RunArguments:
         default=True,
         metadata={"help": "Leave model, results, README and figures in output_dir; false: nothing is written."},
     )
+    twin: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of a finished run with the same data and seed, and another regulariser (both weights 0, "
+            "say): its results stand beside this run's in the model card."
+        },
+    )
     momentum: float | None = field(default=None, metadata={"help": "Momentum of the optimiser, for optim: sgd."})
     lr_milestones: list[int] | None = field(
         default=None,

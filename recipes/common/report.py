@@ -86,6 +86,7 @@ def make_card(results: dict[str, Any], usage: str) -> cards.Card:
         layers=list(dict.fromkeys(layer for layers in measured.values() for layer in layers)),
         metrics=results["metrics"],
         gaps=results["gaps"],
+        twins=[cards.Twin(twin["name"], twin["metrics"]) for twin in results["twins"]],
         notes=_notes(results),
         similarity=rows,
         figures=results["figures"],
@@ -123,6 +124,19 @@ def _metrics_table(results: dict[str, Any]) -> list[str]:
         values += [gaps[split][name] for split in ("validation", "test")]
         rows.append(f"| {name} | " + " | ".join(f"{value:.4f}" for value in values) + " |")
     return rows + ["", "A positive gap means worse than on the training examples (evaluated without augmentation)."]
+
+
+def read_twin(folder: str | Path) -> dict[str, Any]:
+    """Name and metrics of a finished run, for the card of its twin.
+
+    Raises:
+        ValueError: the folder holds no finished run.
+    """
+    path = Path(folder) / "results.json"
+    if not path.is_file():
+        raise ValueError(f"twin {folder} holds no results.json: name the output_dir of a finished run")
+    results = read_results(folder)
+    return {"name": results["name"], "seed": results["seeds"]["seed"], "metrics": results["metrics"]}
 
 
 def read_results(folder: str | Path) -> dict[str, Any]:

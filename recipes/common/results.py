@@ -19,7 +19,15 @@ import torch
 from hf_diversity.versions import installed_versions
 
 # Where things go, what follows from other settings, and what recipes set themselves.
-NOT_SETTINGS = ("output_dir", "logging_dir", "run_name", "overwrite_output_dir", "resume_from_checkpoint", "do_eval")
+NOT_SETTINGS = (
+    "output_dir",
+    "logging_dir",
+    "run_name",
+    "overwrite_output_dir",
+    "twin",
+    "resume_from_checkpoint",
+    "do_eval",
+)
 NOT_SETTINGS += (
     "accelerator_config",
     "disable_tqdm",

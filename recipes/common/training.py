@@ -33,9 +33,11 @@ def find_checkpoint(arguments: TrainingArguments, run: RunArguments) -> str | No
     Call it before anything that takes long.
 
     Raises:
-        ValueError: there is an earlier run that would be overwritten, or nothing to resume from.
+        ValueError: there is an earlier run that would be overwritten, nothing to resume from, or no twin.
     """
     folder = Path(arguments.output_dir)
+    if run.twin is not None and (seed := report.read_twin(run.twin)["seed"]) != arguments.seed:
+        raise ValueError(f"twin {run.twin} has seed {seed} and this run {arguments.seed}: type --seed {seed}")
     resume = arguments.resume_from_checkpoint
     if resume and str(resume).lower() not in ("false", "none"):
         if str(resume).lower() != "true":
@@ -177,6 +179,7 @@ def train_and_report(
         "versions": versions(),
         "hardware": hardware(settings.device, settings.world_size),
         "figures": [],
+        "twins": [] if run.twin is None else [report.read_twin(run.twin)],
         "history": history,
     }
     if writes:
