@@ -216,6 +216,16 @@ def test_a_long_log_keeps_its_last_row():
     assert len(rows) == 20 and rows[-1]["step"] == 100
 
 
+def test_folders_are_told_by_their_last_part_and_never_linked(tmp_path):
+    card = full_card(base_model=f"{tmp_path}/my_base", datasets=[Dataset("d", f"{tmp_path}/data")], start="fine-tuned")
+    text = render(card)
+    assert "fine-tuned from my\\_base" in text and str(tmp_path) not in text
+    data = metadata(card)
+    assert render(full_card(base_model="user/base", start="fine-tuned")).count("huggingface.co/user/base") == 1
+    head, _ = parsed(text)
+    assert "base_model" not in head and "datasets" not in head and data.base_model
+
+
 def test_saved_cards_are_read_back(tmp_path):
     path = save(full_card(), tmp_path / "new")
     assert path.name == "README.md" and json.loads(json.dumps(ModelCard.load(path).data.to_dict()))

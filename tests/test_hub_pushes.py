@@ -8,11 +8,12 @@ import pytest
 import timm
 import torch
 from hub_server import AwaitPush
+from huggingface_hub import ModelCard
 from tiny import Images, arguments, assert_same, tiny_timm, weights
 from transformers import AutoModelForImageClassification
 from transformers.trainer_utils import get_last_checkpoint
 
-from hf_diversity import DiversityConfig, DiversityTrainer
+from hf_diversity import DiversityConfig, DiversityTrainer, load_run
 from hf_diversity.cli import main
 from hf_diversity.publishing.commit import PushError
 
@@ -68,6 +69,10 @@ def test_every_strategy_pushes_the_configuration_with_the_model(hub, tmp_path, s
     loaded = AutoModelForImageClassification.from_pretrained(REPO)
     assert_same(weights(loaded), weights(trainer.model))
     assert_same(weights(timm.create_model(f"hf-hub:{REPO}", pretrained=True)), weights(trainer.model.timm_model))
+    run = load_run(REPO)
+    assert_same(weights(run.model), weights(trainer.model))
+    assert run.diversity == trainer.diversity and run.processor is not None
+    assert "within-layer-diversity" in ModelCard(final["README.md"].decode()).data.tags
 
 
 def test_checkpoints_deleted_while_they_wait_for_their_upload_are_published_whole(hub, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ TAGS = ("hf_diversity", "within-layer-diversity")
 NAME = "README.md"
 # Where a published loss or accuracy comes from, in this order; the others are told in the table
 MEASURED_ON = ("test", "validation", "eval")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _CITED = {
     "decov": citations.DECOV_BIBTEX,
     "vcreg": citations.VCREG_BIBTEX,
@@ -159,13 +161,48 @@ def _one_line(text: str) -> str:
 
 def render(card: Card) -> str:
     """The card as Markdown, without the paths and names of this machine."""
+    card = _without_local_names(card)
     header = metadata(card).to_yaml(line_break="\n")
-    return _without_names(f"---\n{header}\n---\n\n{_fill('card.md.j2', card)}\n")
+    return f"---\n{header}\n---\n\n{_fill('card.md.j2', card)}\n"
 
 
 def render_regulariser(card: Card) -> str:
     """The section about the regulariser alone, to be added to a card of another kind."""
-    return _without_names(_fill("regulariser.md.j2", card) + "\n")
+    return _fill("regulariser.md.j2", _without_local_names(card)) + "\n"
+
+
+def _without_local_names(card: Card) -> Card:
+    """The card with clean texts: escaped, a path would not be known as one any more."""
+    names = LocalNames()
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, str):
+            return names.remove(value)[0]
+        if isinstance(value, Mapping):
+            return {clean(key): clean(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [clean(item) for item in value]
+        if isinstance(value, Dataset | Twin):
+            return dataclasses.replace(
+                value, **{f.name: clean(getattr(value, f.name)) for f in dataclasses.fields(value)}
+            )
+        return value
+
+    values = {f.name: clean(getattr(card, f.name)) for f in dataclasses.fields(card)}
+    # A folder is no model that others could find
+    if values["base_model"] and not is_hub_id(card.base_model):
+        values["start"] = f"{values['start']} from {values['base_model']}".strip()
+        values["base_model"] = None
+    values["datasets"] = [
+        data if data.hub_id is None or is_hub_id(own.hub_id) else dataclasses.replace(data, hub_id=None)
+        for data, own in zip(values["datasets"], card.datasets, strict=True)
+    ]
+    return Card(**values)
+
+
+def is_hub_id(name: str | None) -> bool:
+    """Whether it has the form of a model's or data set's name on the Hub, and is no folder here."""
+    return bool(name and _HUB_ID.fullmatch(name)) and not Path(str(name)).exists()
 
 
 def _fill(template: str, card: Card) -> str:
@@ -182,10 +219,6 @@ def _fill(template: str, card: Card) -> str:
     }
     meaning = {f.name: f.metadata["help"] for f in dataclasses.fields(DiversityConfig)}
     return environment.get_template(template).render(card=card, meaning=meaning).strip()
-
-
-def _without_names(text: str) -> str:
-    return LocalNames().remove(text)[0]
 
 
 def save(card: Card, folder: str | Path) -> Path:
