@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from accelerate.utils import DynamoBackend, is_compiled_module
 from huggingface_hub import HfApi
 from huggingface_hub.hf_api import api as default_client
 from safetensors import safe_open
@@ -284,3 +285,10 @@ def _read(folder: str, saved: Mapping[str, _Saved], names: dict[str, str]) -> di
 def taking_what_takes(method: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Show the signature of Trainer's method, which differs between versions of transformers."""
     return functools.wraps(method, assigned=(), updated=())
+
+
+def compiles(trainer: Trainer) -> bool:
+    """Whether training compiles the model: by its arguments, by accelerate's launcher, or as it was given."""
+    plugin = getattr(trainer.accelerator.state, "dynamo_plugin", None)
+    by_launcher = plugin is not None and plugin.backend != DynamoBackend.NO
+    return by_launcher or trainer.args.torch_compile or is_compiled_module(trainer.model)

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.trainer_pt_utils import find_batch_size
 
 from .capture import ActivationCapture
 from .config import DiversityConfig
+from .distributed import real_batch_size
 from .layers import find_layers
 from .masks import position_mask
 from .samples import rows_by_layer
@@ -20,6 +22,7 @@ def iterate_rows(
     dataloader: Iterable[Mapping[str, Any]],
     diversity: DiversityConfig,
     on_batch: Callable[[Mapping[str, Any], Any], None] | None = None,
+    accelerator: Any = None,
 ) -> Iterator[dict[str, Tensor]]:
     """Run the model over a data loader and give the rows of its layers.
 
@@ -28,6 +31,7 @@ def iterate_rows(
         dataloader: gives batches as dicts of the model's inputs; tensors are moved to the model's device.
         diversity: its `layers`, `samples`, `unit_axis`, `max_samples` and `drop_prefix_tokens` matter.
         on_batch: called with each batch and what the model gave for it.
+        accelerator: that prepared the data loader; the examples that it repeats to fill the last batch do not count.
 
     Yields:
         (N, D) activations by layer for each batch, without padding.
@@ -40,16 +44,26 @@ def iterate_rows(
     model.eval()
     try:
         for batch in dataloader:
+            if not isinstance(batch, Mapping):
+                raise TypeError(
+                    f"the data loader gave a {type(batch).__name__}: batches must be dicts of the model's inputs, say "
+                    '{"pixel_values": images}'
+                )
             batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
             with torch.no_grad():
                 with capture.armed() as store:
                     outputs = model(**batch)
                 activations = capture.take(store, training=False)
                 masks = {t.name: position_mask(batch, t, is_encoder_decoder) for t in targets}
-                rows = rows_by_layer(activations, targets, diversity, masks)
+                rows = rows_by_layer(activations, targets, diversity, masks, _real_share(accelerator, batch))
             if on_batch is not None:
                 on_batch(batch, outputs)
             yield rows
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def _real_share(accelerator: Any, batch: Mapping[str, Any]) -> tuple[int, int] | None:
+    size = None if accelerator is None else find_batch_size(batch)
+    return None if size is None else (real_batch_size(accelerator, size), size)

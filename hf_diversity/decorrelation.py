@@ -14,6 +14,8 @@ from .tensors import check_activations, upcast
 VCREG_EPS = 1e-4
 """Added to the variances before the root, whose gradient at 0 is infinite; that of VICReg and VCReg."""
 
+_ROUNDINGS = 16  # of a difference of two sums over samples
+
 
 def moments(activations: Tensor, shift: Tensor) -> Tensor:
     """First and second moments about `shift`, from which the covariance follows.
@@ -114,8 +116,8 @@ def correlation(activations: Tensor) -> Tensor:
     """Correlation: J = mean_{i != j} R_ij^2, with R the correlation matrix over the batch; to be minimised.
 
     The redundancy term of Barlow Twins (Zbontar et al., ICML 2021) within one view, and of FedDecorr (Shi et al., ICLR
-    2023). It does not depend on the scale or offset of any unit. A unit that does not vary (relative to the one that
-    varies most, by less than the rounding of the covariance) has correlation 0 with all others, and no gradient.
+    2023). It does not depend on the scale or offset of any unit. A unit that does not vary by more than rounding has
+    correlation 0 with all others, and no gradient.
 
     Args:
         activations: (N, D), any float dtype, N >= 2, D >= 2.
@@ -127,13 +129,16 @@ def correlation(activations: Tensor) -> Tensor:
         TypeError: as for `covariance`.
         ValueError: as for `covariance`.
     """
-    return correlation_from_covariance(covariance(activations))
+    check_activations(activations)
+    return correlation_from_moments(moments(activations, upcast(activations.detach()).mean(0)))
 
 
-def correlation_from_covariance(covariance: Tensor) -> Tensor:
-    """`correlation` from C (D, D) itself."""
+def correlation_from_moments(moments: Tensor) -> Tensor:
+    """`correlation` from what `moments` gave, averaged over samples."""
+    covariance = covariance_from_moments(moments)
     variance, units = covariance.diagonal(), len(covariance)
-    varies = variance > torch.finfo(covariance.dtype).eps * variance.detach().max()
+    # A constant unit's variance is the rounding of its second moment about a shift that is its value up to rounding
+    varies = variance > _ROUNDINGS * torch.finfo(covariance.dtype).eps * moments[1:].diagonal()
     scale = torch.where(varies, variance, 1.0).rsqrt() * varies
     correlations = _off_diagonal(covariance) * scale[:, None] * scale
     return correlations.square().sum() / (units * (units - 1))

@@ -147,7 +147,7 @@ class Correlation(CovarianceMeasure):
 
     def value(self, statistic: Tensor, units: int, samples: Tensor | int) -> Tensor:
         """See `Measure.value`."""
-        return decorrelation.correlation_from_covariance(decorrelation.covariance_from_moments(statistic))
+        return decorrelation.correlation_from_moments(statistic)
 
 
 @torch.no_grad()

@@ -270,7 +270,10 @@ def at_constant_scale(rows: Tensor, count: int, synchronise: bool) -> Tensor:
     spread = upcast(rows).var(dim=1, unbiased=False).sum() * (count / max(len(rows), 1))
     if synchronise:
         spread = sum_with_gradient(spread)
-    return rows * (spread.detach() / spread).sqrt().to(rows.dtype)
+    # Where no two units differ there is no scale to keep, and no gradient either
+    spread = torch.where(spread > 0, spread, 1.0)
+    # In the wider dtype: rounded to half precision, the factor's gradient would bring back what it takes out
+    return upcast(rows) * (spread.detach() / spread).sqrt()
 
 
 def norm_statistic(rows: Tensor) -> Tensor:

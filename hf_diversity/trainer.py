@@ -17,8 +17,9 @@ from .callbacks.bound import bind_callbacks
 from .capture import ActivationCapture
 from .cards.trainer import CardMixin
 from .checkpoints import CheckpointMixin
+from .compat import compiles
 from .config import DiversityConfig
-from .ddp import captured_as_outputs
+from .ddp import captured_as_outputs, shown_as_outputs
 from .distributed import real_batch_size, world_size
 from .evaluation import DiversityMeter, evaluation_record
 from .first_step import check_first_step, warn_of_ignored_items, warn_of_negligible_det
@@ -76,6 +77,7 @@ class DiversityMixin(CardMixin, CheckpointMixin):
         self._meter: DiversityMeter | None = None
         self._unchecked: RegularizerOutput | None = None
         self._first_step = True
+        self._compiles_with_hooks = False
         self._guard = StepGuard(skip=False)
         self._window: Window | None = None
         self._measured: set[str] = set()
@@ -140,6 +142,10 @@ class DiversityMixin(CardMixin, CheckpointMixin):
         self._training_log = TrainingLog()
         self._capture, self._unchecked, self._first_step = None, None, True
         self._guard = StepGuard(skip=self.diversity.on_nonfinite == "skip")
+        if self.diversity.is_active and compiles(self) and not self._compiles_with_hooks:
+            # Dynamo does not look for hooks, and would reuse what another trainer compiled without them
+            torch.compiler.reset()
+            self._compiles_with_hooks = True
         if self.diversity.is_active and resume_from_checkpoint is not None:
             self._load_diversity_state(resume_from_checkpoint)
         return super()._inner_training_loop(batch_size, args, resume_from_checkpoint, trial, ignore_keys_for_eval)
@@ -204,7 +210,9 @@ class DiversityMixin(CardMixin, CheckpointMixin):
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )
         if self.diversity.is_of_weights:
-            result: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            regularizer = cast(WeightRegularizer, self._regularizer)
+            with shown_as_outputs(model, lambda: regularizer.shown(cast(nn.Module, self.model))):
+                result: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             if not training:
                 return result
             loss = self._add_penalty(result[0] if return_outputs else result, None, None, num_items_in_batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -59,11 +60,18 @@ class WeightRegularizer:
             ValueError: a layer has no weight of whole rows, or none that is trained.
         """
         layers = find_weighted_layers(model, self.config.layers)
-        values = {name: self._value(whole_weight(name, layer), step) for name, layer in layers.items()}
         weight = self.config.diversity_weight * (1.0 if self.scale is None else self.scale)
+        # At weight 0 it is logged, and must not cost a gradient: one of 0 would let weight decay act
+        with contextlib.nullcontext() if weight else torch.no_grad():
+            values = {name: self._value(whole_weight(name, layer), step) for name, layer in layers.items()}
         first, *others = values.values()
         penalty = weight * sum((value.to(first.device) for value in others), first)
         return RegularizerOutput(penalty, {name: LayerParts(None, None, v.detach()) for name, v in values.items()})
+
+    def shown(self, model: nn.Module) -> list[Tensor]:
+        """A number of each weight, with history, for DDP's search for unused parameters."""
+        layers = find_weighted_layers(model, self.config.layers)
+        return [whole_weight(name, layer).reshape(-1)[:1] for name, layer in layers.items()]
 
     def _value(self, weight: Tensor, step: int) -> Tensor:
         return orthogonality(weight) if self.config.measure == "orthogonality" else srip(weight, seed=step)

@@ -1,9 +1,11 @@
 """torch.compile through TrainingArguments: the hooks are in the first graph, and no step compiles anew."""
 
+import os
 import shutil
 
 import pytest
 import torch._dynamo
+from accelerate.state import AcceleratorState
 from tiny import Mlp, Rows, Sentences, arguments, assert_same, tiny_bert, weights
 from torch._dynamo.utils import counters
 
@@ -22,7 +24,11 @@ BACKENDS = [
 def _fresh():
     torch._dynamo.reset()
     counters.clear()
+    os.environ.pop("ACCELERATE_DYNAMO_BACKEND", None)
+    AcceleratorState._reset_state(reset_partial_state=True)
     yield
+    os.environ.pop("ACCELERATE_DYNAMO_BACKEND", None)
+    AcceleratorState._reset_state(reset_partial_state=True)
     torch._dynamo.reset()
 
 
@@ -49,10 +55,13 @@ def test_same_weights_and_no_recompilation_over_steps_evaluations_and_two_traini
     if kind == "bert" and backend == "eager":
         pytest.skip("aot_eager traces the same and more")
     plain = make(tmp_path, kind, layers)
+    for _ in range(2):
+        plain.train()
+    assert not counters["stats"]
+    # Only now: accelerate's state is shared, and every trainer would compile
     compiled = make(tmp_path, kind, layers, torch_compile=True, torch_compile_backend=backend)
     graphs = []
     for _ in range(2):
-        plain.train()
         compiled.train()
         graphs.append(counters["stats"]["unique_graphs"])
     assert_same(weights(plain.model), weights(compiled.model), rtol=1e-4, atol=1e-5)
@@ -65,3 +74,16 @@ def test_same_weights_and_no_recompilation_over_steps_evaluations_and_two_traini
     assert sum("diversity" in r for r in histories[0]) == 4 and sum("eval_diversity" in r for r in histories[0]) == 2
     for one, other in zip(*histories, strict=True):
         assert one == pytest.approx(other, rel=1e-4)
+
+
+def test_a_run_without_regulariser_before_leaves_nothing_that_is_reused(tmp_path):
+    """Dynamo does not look for hooks: code compiled for the baseline would run, and capture nothing."""
+    after = []
+    for weight in (0.0, 0.5):
+        trainer = DiversityTrainer(
+            model=Mlp(), args=arguments(tmp_path, max_steps=2, torch_compile=True, torch_compile_backend="aot_eager"),
+            train_dataset=Rows(16), diversity=DiversityConfig(diversity_weight=weight),
+        )  # fmt: skip
+        trainer.train()
+        after.append(trainer.state.log_history)
+    assert any("diversity" in record for record in after[1])

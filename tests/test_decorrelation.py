@@ -109,3 +109,23 @@ def test_bad_input(name):
         measure(torch.ones(2, 3, 4))
     with pytest.raises(TypeError, match="int64"):
         measure(torch.ones(2, 3, dtype=torch.long))
+
+
+def test_correlation_of_quiet_units_beside_a_loud_one():
+    """Outlier channels of transformers are thousands of times larger than the others."""
+    a = normal((64, 8))
+    a[:, 1] = a[:, 0]
+    for scale in (1.0, 1e4, 1e6):
+        b = torch.cat([a[:, :7], scale * a[:, 7:]], 1).float()
+        leaf = b.clone().requires_grad_()
+        value = F.correlation(leaf)
+        value.backward()
+        assert value.item() == pytest.approx(oracles.correlation(b.double().numpy()), rel=1e-4)
+        assert leaf.grad[:, 2].any()
+
+
+def test_a_constant_unit_far_from_zero_has_no_correlation():
+    a = normal((64, 4)).float()
+    a[:, 1] = 1234.567
+    silent = torch.cat([a[:, :1], 0 * a[:, :1], a[:, 2:]], 1)
+    assert F.correlation(a).item() == pytest.approx(oracles.correlation(silent.numpy()), rel=1e-4)

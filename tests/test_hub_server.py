@@ -77,8 +77,8 @@ def test_rights_are_those_of_the_token(hub, monkeypatch):
 
 
 def test_timm_pushes_to_it_and_loads_from_it(hub):
-    model = tiny_timm("test_resnet").eval()
+    model = tiny_timm("test_resnet", in_chans=3).eval()  # timm < 1.0.31 keeps no other number
     timm.models.push_to_hf_hub(model, "someone/timm")
     loaded = timm.create_model("hf-hub:someone/timm", pretrained=True).eval()
-    images = torch.randn(2, 1, 32, 32)
+    images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(loaded(images), model(images), rtol=0, atol=0)

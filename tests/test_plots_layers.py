@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_diversity import diagnostics, plots, theory
+from hf_diversity import DiversityConfig, diagnostics, plots, theory
 
 pyplot = pytest.importorskip("matplotlib.pyplot")
 
@@ -147,3 +147,24 @@ def test_names_are_drawn_letter_by_letter(name):
         figure.canvas.draw()
     _, axes = plots.distance_curves({name: layer()})
     assert len(axes[0].get_legend().get_texts()) == 1
+
+
+@pytest.mark.parametrize(
+    ("draw", "given", "message"),
+    [
+        (plots.dead_units, layer(), "a LayerDiagnostics was given"),
+        (plots.spectra, {}, "nothing was given"),
+        (plots.redundancy, {"fc": layer()}, "'fc' is a LayerDiagnostics: type .*measure_diagnostics"),
+        (plots.similarity_matrices, torch.eye(3), "a Tensor was given"),
+        (lambda given: plots.gaps(given, given), {"loss": 1.0}, "'loss' is a float"),
+    ],
+)
+def test_what_has_no_label_is_refused_with_what_to_type(draw, given, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        draw(given)
+
+
+def test_batches_must_be_dicts():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 2))
+    with pytest.raises(TypeError, match="batches must be dicts"):
+        diagnostics.measure_diagnostics(model, [torch.ones(2, 4)], DiversityConfig(layers=["0"]))

@@ -10,7 +10,7 @@ import torch
 from tiny import tiny_timm
 from tiny_text_folders import bert_folder, text_folder, tiny_tokenizer
 from torch import nn
-from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM, ViTImageProcessor
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
 from hf_diversity import DiversityConfig
@@ -287,6 +287,14 @@ def test_a_folder_of_images_by_class(folder, tmp_path):
 
 
 # ---- what goes wrong
+
+
+def test_a_processor_that_does_not_normalise_may_have_any_channels(tmp_path):
+    image_folder(tmp_path / "mine")
+    processor = ViTImageProcessor(size={"height": 28, "width": 28}, do_normalize=False)
+    processor.save_pretrained(tmp_path / "processor")
+    settings = ProbeSettings(dataset="embedded", processor=str(tmp_path / "processor"), **SMALL)
+    assert probe(str(tmp_path / "mine"), settings, progress=False).models[0].layers
 
 
 def test_a_processor_of_other_channels_than_the_models_is_refused(tmp_path):

@@ -186,3 +186,25 @@ def test_scale_invariant_needs_a_gamma_that_follows():
             DiversityConfig(scale_invariant=True, **values)
     with pytest.raises(TypeError, match="scale_invariant is 1"):
         DiversityConfig(scale_invariant=1)
+
+
+def test_scale_invariant_with_units_that_are_all_equal_is_finite():
+    """A ReLU layer that dies: as without the option, J is 1 and nothing is pulled."""
+    regularizer = DiversityRegularizer(DiversityConfig(diversity_weight=1.0, scale_invariant=True))
+    regularizer({"a": torch.randn(8, 4)}, 0)
+    dead = torch.zeros(8, 4, requires_grad=True)
+    output = regularizer({"a": dead}, 1)
+    output.penalty.backward()
+    assert output.penalty.item() == 1.0 and not dead.grad.any()
+
+
+def test_scale_invariant_in_half_precision_takes_the_growth_out():
+    rows = torch.randn(64, 32, generator=torch.Generator().manual_seed(0)).bfloat16()
+    pulls = []
+    for invariant in (False, True):
+        leaf = rows.clone().requires_grad_()
+        config = DiversityConfig(diversity_weight=1.0, scale_invariant=invariant)
+        DiversityRegularizer(config)({"a": leaf}, 0).penalty.backward()
+        centred = rows.float() - rows.float().mean(1, keepdim=True)
+        pulls.append(abs(float((leaf.grad.float() * centred).sum())))
+    assert pulls[1] < 1e-3 * pulls[0]

@@ -1,15 +1,19 @@
 """Orthogonality of weights in the trainer: which weights, how strong, what is logged and refused."""
 
+import json
 import logging
 
 import pytest
 import torch
+from launch import SCRIPTS, launch
+from test_distributed import results
 from tiny import Mlp, Rows, Sentences, arguments, tiny_bert
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from hf_diversity import DiversityConfig, DiversityTrainer
 from hf_diversity import functional as F
+from hf_diversity.callbacks import LayerDiagnosticsCallback
 from hf_diversity.weight_regularizer import WeightRegularizer, find_weighted_layers, whole_weight
 
 
@@ -126,3 +130,32 @@ def test_what_does_not_fit_together_is_refused():
     for measure in ("srip", "decov", "vcreg", "correlation"):
         with pytest.raises(ValueError, match=f"measure is '{measure}', which has no gamma"):
             DiversityConfig(measure=measure, gamma=1.0)
+
+
+def test_a_schedule_at_0_leaves_no_gradient_for_weight_decay_to_act_on():
+    model = Mlp()
+    regularizer = WeightRegularizer(so(layers=["fc2"]))
+    regularizer.scale = 0.0
+    output = regularizer(model, 0)
+    assert not output.penalty.requires_grad and output.penalty == 0
+    assert output.layers["fc2"].diversity > 0
+
+
+def test_the_diagnostics_callback_measures_the_layers_whose_weights_are_regularised(tmp_path):
+    callback = LayerDiagnosticsCallback(samples=8)
+    run = trainer(tmp_path, so())
+    run.add_callback(callback)
+    assert set(callback.measure(run)) == {"fc1", "fc2"}
+
+
+def test_a_layer_that_the_loss_does_not_see_under_ddp():
+    """DDP takes it for finished after the forward pass, and would refuse its gradient."""
+    settings = {"model": "branched", "max_steps": 3, "diversity": {"measure": "srip", "diversity_weight": 0.5}}
+    one, two = (
+        results(
+            launch(SCRIPTS / "train.py", json.dumps({**settings, "per_device_train_batch_size": size}), processes=n)
+        )
+        for n, size in ((1, 8), (2, 4))
+    )
+    for name, values in one[0]["weights"].items():
+        torch.testing.assert_close(torch.tensor(values), torch.tensor(two[0]["weights"][name]), rtol=1e-5, atol=1e-6)

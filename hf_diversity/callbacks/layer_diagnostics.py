@@ -9,7 +9,7 @@ from transformers.utils import logging
 
 from ..config import DiversityConfig
 from ..diagnostics import LayerDiagnostics, measure_diagnostics
-from ..distributed import world_size
+from ..weight_regularizer import find_weighted_layers
 from .bound import TrainerBoundCallback, evaluation_prefix, some_examples
 from .unnoticed import unnoticed
 
@@ -109,7 +109,10 @@ class LayerDiagnosticsCallback(TrainerBoundCallback):
         model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
         config = getattr(trainer, "diversity", None) or DiversityConfig()
         gammas = {}
-        if self.layers is None:
+        if self.layers is None and config.is_of_weights:
+            weighted = list(find_weighted_layers(model, config.layers))
+            config = DiversityConfig(layers=weighted, samples=config.samples, unit_axis=config.unit_axis)
+        elif self.layers is None:
             regularizer = getattr(trainer, "_regularizer", None)
             for name in _names(trainer, model):
                 gamma = None if regularizer is None else regularizer.current_gamma(name, trainer.state.global_step)
@@ -117,7 +120,8 @@ class LayerDiagnosticsCallback(TrainerBoundCallback):
                     gammas[name] = float(gamma)
         else:
             config = DiversityConfig.from_dict({**config.to_dict(), "layers": self.layers, "gamma": "median"})
-        return measure_diagnostics(model, self._loader_of(trainer), config, gammas)
+        loader = self._loader_of(trainer)
+        return measure_diagnostics(model, loader, config, gammas, accelerator=trainer.accelerator)
 
     def _examples_of(self, trainer: Any) -> Any:
         data = self.dataset if self.dataset is not None else trainer.eval_dataset
@@ -125,11 +129,7 @@ class LayerDiagnosticsCallback(TrainerBoundCallback):
             data = next(iter(data.values()))
         if data is None:
             raise ValueError("there are no examples to measure layers on; type dataset=... for the callback")
-        size = self.samples
-        if world_size() > 1:
-            together = world_size() * trainer.args.eval_batch_size
-            size = max(min(size, len(data)) // together, 1) * together
-        return some_examples(data, size, self.seed, "dataset")
+        return some_examples(data, self.samples, self.seed, "dataset")
 
     def _draw(self, trainer: Any, measured: dict[str, LayerDiagnostics], step: int) -> None:
         boards = [c for c in trainer.callback_handler.callbacks if isinstance(c, TensorBoardCallback)]

@@ -111,6 +111,7 @@ def measure_diagnostics(
     gammas: Mapping[str, float] | None = None,
     progress: Callable[[Iterable[Mapping[str, Any]]], Iterable[Mapping[str, Any]]] | None = None,
     on_batch: Callable[[Mapping[str, Any], Any], None] | None = None,
+    accelerator: Any = None,
 ) -> dict[str, LayerDiagnostics]:
     """Diagnose layers of any model over a data set, in evaluation mode.
 
@@ -123,6 +124,7 @@ def measure_diagnostics(
             "median" the normalised gamma of the first batch.
         progress: wraps the data loader to show how far it is: `tqdm`, or a function that returns one.
         on_batch: called with each batch and what the model gave for it.
+        accelerator: that prepared the data loader; the examples that it repeats to fill the last batch do not count.
 
     Returns:
         By layer.
@@ -133,7 +135,7 @@ def measure_diagnostics(
     diversity = diversity or DiversityConfig()
     meter: DiagnosticsMeter | None = None
     batches = dataloader if progress is None else progress(dataloader)
-    for rows in iterate_rows(model, batches, diversity, on_batch):
+    for rows in iterate_rows(model, batches, diversity, on_batch, accelerator):
         if meter is None:
             given = {} if diversity.gamma == "median" else dict.fromkeys(rows, float(diversity.gamma))
             for name in gammas or {}:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..diagnostics import generalization_gaps
-from .style import COLOURS, MARKERS, import_pyplot, plain
+from .style import COLOURS, MARKERS, check_labels, import_pyplot, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,6 +30,8 @@ def gaps(train: Metrics, held_out: Metrics, split: str = "test") -> tuple[Figure
     Raises:
         ValueError: no metric is in both.
     """
+    for metrics_by_model in (train, held_out):
+        check_labels(metrics_by_model, Mapping, '{"baseline": {"accuracy": 1.0, "loss": 0.1}}')
     shared = {name: generalization_gaps(metrics, held_out.get(name, {})) for name, metrics in train.items()}
     metrics = list(dict.fromkeys(metric for found in shared.values() for metric in found))
     if not metrics:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..diagnostics import LayerDiagnostics
 from ..theory import largest_distance, output_bound
-from .style import COLOURS, MARKERS, STYLES, import_pyplot, plain
+from .style import COLOURS, MARKERS, STYLES, check_labels, import_pyplot, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -161,7 +161,9 @@ def redundancy(
     Raises:
         ValueError: nothing was given, or the quantity is unknown.
     """
-    _check(measured)
+    check_labels(measured, Mapping, '{"train": measure_diagnostics(model, loader)}')
+    for by_layer in measured.values():
+        _check(by_layer)
     if quantity not in _QUANTITIES:
         raise ValueError(f"quantity is {quantity!r}: choose from {', '.join(_QUANTITIES)}")
     pyplot = import_pyplot()
@@ -190,9 +192,10 @@ def redundancy(
     return figure, axis
 
 
-def _check(measured: Mapping[str, Any]) -> None:
-    if not measured:
-        raise ValueError("nothing was given to draw: pass at least one, as {'label': diagnostics}")
+def _check(measured: Any) -> None:
+    check_labels(
+        measured, LayerDiagnostics, '{"fc": layer_diagnostics(activations)}, or what measure_diagnostics gave'
+    )
 
 
 def _style(index: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .style import import_pyplot, plain
+from .style import check_labels, import_pyplot, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,10 +76,10 @@ def similarity_matrices(matrices: Mapping[str, Any], title: str | None = None) -
         The figure, and its axes, shape (len(matrices),).
 
     Raises:
+        TypeError: a matrix was given without a title.
         ValueError: nothing was given, or a matrix is not square.
     """
-    if not matrices:
-        raise ValueError("no similarity matrix was given: pass at least one, as {'after': matrix}")
+    check_labels(matrices, object, '{"after": matrix}')
     pyplot = import_pyplot()
     drawn = {name: _matrix(name, values) for name, values in matrices.items()}
     figure, axes = pyplot.subplots(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 # Okabe and Ito's: people with any kind of colour blindness can tell them apart; lines also differ in style
@@ -23,6 +24,27 @@ def import_pyplot() -> Any:
             'hf_diversity.plots needs matplotlib, which is not installed; type: pip install "hf_diversity[plots]"'
         ) from error
     return pyplot
+
+
+def check_labels(given: Any, kind: type | tuple[type, ...], example: str) -> None:
+    """Refuse what is no mapping from labels to what is drawn.
+
+    Args:
+        given: what was passed.
+        kind: of its values.
+        example: what to type.
+
+    Raises:
+        TypeError: it is something else.
+        ValueError: it is empty.
+    """
+    if not isinstance(given, Mapping):
+        raise TypeError(f"a {type(given).__name__} was given: what is drawn needs a label; type {example}")
+    if not given:
+        raise ValueError(f"nothing was given to draw: type {example}")
+    for label, value in given.items():
+        if not isinstance(value, kind):
+            raise TypeError(f"{label!r} is a {type(value).__name__}: type {example}")
 
 
 def plain(name: str, most: int = 40) -> str:

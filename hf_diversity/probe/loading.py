@@ -297,7 +297,7 @@ def check_channels(loaded: LoadedModel) -> None:
     """
     processor, channels = loaded.processor, _channels(loaded.model)
     mean = getattr(processor, "image_mean", None) or getattr(processor, "data_config", {}).get("mean") or ()
-    if len(mean) not in (0, 1, channels):
+    if getattr(processor, "do_normalize", True) and len(mean) not in (0, 1, channels):
         raise ValueError(
             f"{loaded.source!r} takes images of {channels} channel(s), and its image processor normalises "
             f"{len(mean)}; give mean and std of its pretrained_cfg in config.json (or image_mean and image_std in "
