@@ -21,7 +21,7 @@ CARDS = {"demo_direct": "diversity-0", "demo_norm_only": "norm_only-0", "demo_ba
 def main(demo: Path) -> None:
     """Render the cards of seed 0."""
     for name, run in CARDS.items():
-        results = {key: value for key, value in read_results(demo / run).items() if key != "history"}
+        results = read_results(demo / run)
         [usage] = re.findall(r"```python\n(.*?)\n```", (demo / run / "README.md").read_text(encoding="utf-8"), re.S)
         made = {"results": results, "usage": usage}
         path = ROOT / "model_cards" / f"{name}.json"

@@ -22,6 +22,7 @@ from hf_diversity.callbacks import GeneralizationGapCallback
 from hf_diversity.cards import Card, Dataset, Twin, render, save
 from hf_diversity.cards import trainer as card_trainer
 from hf_diversity.cards.card import metadata
+from hf_diversity.cards.training_log import training_log_rows
 
 CARDS = Path(__file__).parent.parent / "model_cards"
 HOSTILE = [
@@ -212,8 +213,18 @@ def test_the_command_holds_no_secret(monkeypatch):
 
 def test_a_long_log_keeps_its_last_row():
     history = [{"step": i, "loss": 1.0 / i} for i in range(1, 101)]
-    rows = card_trainer._table(history)
+    rows = training_log_rows(history)
     assert len(rows) == 20 and rows[-1]["step"] == 100
+
+
+def test_several_evaluation_sets_share_a_row():
+    history = [
+        {"step": 1, "epoch": 1.0, "loss": 0.5, "gamma": 1.0},
+        {"step": 1, "epoch": 1.0, "eval_a_loss": 0.6, "eval_a_gamma": 1.0, "eval_a_runtime": 1.0},
+        {"step": 1, "epoch": 1.0, "eval_b_loss": 0.7},
+        {"step": 2, "epoch": 2.0, "loss": 0.4},
+    ]
+    assert training_log_rows(history) == [{"epoch": 1, "step": 1, "loss": 0.5, "eval_a_loss": 0.6, "eval_b_loss": 0.7}]
 
 
 def test_folders_are_told_by_their_last_part_and_never_linked(tmp_path):

@@ -20,11 +20,10 @@ from ..compat import taking_what_takes
 from ..config import DiversityConfig
 from ..versions import installed_versions
 from .card import NAME, TAGS, Card, Dataset, render_regulariser, save
+from .training_log import TECHNICAL, training_log_rows
 
-_MOST_ROWS = 20
 # What the regulariser adds to an evaluation is in the table of the log, and says nothing of the model's quality
 _OURS = ("diversity", "activation_norm", "gamma")
-_TECHNICAL = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 _SECRET_OPTION = re.compile(r"token|secret|passw|key", re.IGNORECASE)
 _PACKAGES = ("hf-diversity", "torch", "transformers", "accelerate", "timm")
 
@@ -81,7 +80,7 @@ class CardMixin(_TrainerBase):
             datasets=[Dataset(n, ids[i] if i < len(ids) else None) for i, n in enumerate(names or ids)],
             metrics={"eval": metrics} if metrics else {},
             gaps=_last_gaps(history) if metrics else {},
-            log=_table(history),
+            log=training_log_rows(history),
             usage=_usage(model, self.args.hub_model_id or "."),
             command=_command(),
             settings=settings,
@@ -115,7 +114,7 @@ def _last_evaluation(history: Sequence[Mapping[str, float]]) -> dict[str, float]
     return {
         key: float(value)
         for key, value in values.items()
-        if not key.startswith((*_OURS, *_TECHNICAL)) and isinstance(value, int | float) and math.isfinite(value)
+        if not key.startswith((*_OURS, *TECHNICAL)) and isinstance(value, int | float) and math.isfinite(value)
     }
 
 
@@ -123,28 +122,6 @@ def _last_gaps(history: Sequence[Mapping[str, float]]) -> dict[str, dict[str, fl
     record = next((r for r in reversed(history) if "gap_loss" in r), {})
     gaps = {key.removeprefix("gap_"): float(value) for key, value in record.items() if key.startswith("gap_")}
     return {"eval": gaps} if gaps else {}
-
-
-def _table(history: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
-    """A row for each evaluation, or each record where there is none; at most 20, the last one among them."""
-    rows: list[dict[str, float]] = []
-    loss: float | None = None
-    evaluates = any("eval_loss" in record for record in history)
-    for record in history:
-        loss = record.get("loss", loss)
-        step = float(record.get("step", 0))
-        if ("eval_loss" if evaluates else "loss") in record:
-            row = {"epoch": float(record.get("epoch", 0)), "step": step}
-            rows.append(row if loss is None else {**row, "loss": float(loss)})
-        if rows and rows[-1]["step"] == step:  # the gap is told in a record of its own
-            rows[-1] |= {key: float(value) for key, value in record.items() if _belongs(key)}
-    stride = -(-len(rows) // _MOST_ROWS) or 1
-    return rows[::-1][::stride][::-1]
-
-
-def _belongs(key: str) -> bool:
-    ours = key.startswith(("eval_", "gap_", "diversity", "task_"))
-    return ours and not key.endswith(_TECHNICAL) and "/" not in key
 
 
 def _usage(model: torch.nn.Module, source: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hf_diversity import DiversityConfig, cards
+from hf_diversity.cards.training_log import training_log_rows
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +90,7 @@ def make_card(results: dict[str, Any], usage: str) -> cards.Card:
         twins=[cards.Twin(twin["name"], twin["metrics"]) for twin in results["twins"]],
         notes=_notes(results),
         similarity=rows,
+        log=training_log_rows(results["history"]),
         figures=results["figures"],
         usage=usage,
         command=results["command"],
