@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> None:
     """Run what is left of a study."""
     work_alone()
     quiet()
-    logging.getLogger("hf_diversity.first_step").setLevel(logging.ERROR)  # the same line for every run
+    logging.getLogger("hf_diversity").setLevel(logging.ERROR)  # the same lines for every run
     torch.set_num_threads(options.threads)
     study, values = read_study(options.config)
     folder = options.output_dir or Path("outputs") / "study" / options.config.stem

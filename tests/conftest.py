@@ -2,6 +2,7 @@
 
 import gc
 import os
+from logging import NOTSET, getLogger
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
@@ -30,8 +31,7 @@ def _seed():
 
 @pytest.fixture(autouse=True)
 def _verbosity():
-    """A recipe run in this process silences libraries; the next test listens to them again."""
-    verbosity, progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    yield
-    logging.set_verbosity(verbosity)
-    (logging.enable_progress_bar if progress else logging.disable_progress_bar)()
+    """Each test listens again to the libraries that a recipe silenced, in this process or in a fixture of its module."""
+    logging.set_verbosity_warning()
+    logging.enable_progress_bar()
+    getLogger("hf_diversity").setLevel(NOTSET)
