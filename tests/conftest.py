@@ -31,7 +31,7 @@ def _seed():
 
 @pytest.fixture(autouse=True)
 def _verbosity():
-    """Each test listens again to the libraries that a recipe silenced, in this process or in a fixture of its module."""
+    """Each test listens again to libraries that a recipe silenced before it, perhaps in a fixture of its module."""
     logging.set_verbosity_warning()
     logging.enable_progress_bar()
     getLogger("hf_diversity").setLevel(NOTSET)
