@@ -45,9 +45,10 @@ class DiversityConfig:
       from noise; nor did it on the demo's validation images (.829 against .831, standard error .01). Noisy labels
       rewarded more (1.0: +2.5 points with 40 % of the labels random).
     - What it cannot do: within a step gamma is a constant, so part of the pull grows the activations instead of
-    telling
-      units apart. On the demo, larger weights even raised the similarity (recipes/README.md); a fixed `gamma` with a
-      small `activation_weight` lowered it.
+      telling units apart. On the demo, larger weights even raised the similarity (recipes/README.md); a fixed `gamma`
+      with a small `activation_weight` lowered it. `scale_invariant=True` takes that part out: in two studies
+      (recipes/RESULTS.md) it gained most, at weights of 3 to 10, and plain "median" less or nothing. It is not the
+      default yet: both studies are of one small network, and it is no part of the paper's method.
     - `activation_weight=0`: the norm term is not scale-free: 0.01 was harmless on one data set and cost 8 points on
       another.
     - `reduction="mean"`: the sum over pairs grows as D^2, which would tie `diversity_weight` to the layer's width.
