@@ -59,7 +59,7 @@ def load_run(source: str | Path, revision: str | None = None, trust_remote_code:
     Raises:
         FileNotFoundError: the folder is not there or holds no model.
         OSError: the repository cannot be reached, or its weights are no safetensors.
-        ValueError: the model brings code of its own, or its class is not known.
+        ValueError: it is an adapter of PEFT, the model brings code of its own, or its class is not known.
     """
     folder = Path(source).expanduser()
     if not folder.is_dir():
@@ -68,6 +68,12 @@ def load_run(source: str | Path, revision: str | None = None, trust_remote_code:
         # Subfolders are checkpoints
         folder = Path(snapshot_download(str(source), revision=revision, allow_patterns=list(_WANTED),
                                         ignore_patterns=["*/*"]))  # fmt: skip
+    if (folder / "adapter_config.json").is_file():
+        raise ValueError(
+            f"{source} holds an adapter of PEFT and not the model below it: type "
+            f"peft.AutoPeftModel.from_pretrained({str(source)!r}), or merge it (model.merge_and_unload()) and save "
+            "the result"
+        )
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{source} holds no config.json: it is no model of transformers; name a finished run")
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)

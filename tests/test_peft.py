@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from tiny import (
     Sentences,
     arguments,
@@ -14,7 +15,7 @@ from tiny import (
 )
 from tiny_text import tiny_llama
 
-from hf_diversity import DiversityConfig, DiversityTrainer, functional
+from hf_diversity import DiversityConfig, DiversityTrainer, functional, load_run
 from hf_diversity.layers import find_layers
 
 peft = pytest.importorskip("peft")
@@ -80,3 +81,17 @@ def test_checkpoints_of_an_adapter_resume_exactly(tmp_path):
         trainer.train(resume_from_checkpoint=resume)
         finals.append(weights(trainer.model))
     assert_same(*finals, rtol=0, atol=0)
+
+
+def test_the_card_of_an_adapter_keeps_both_libraries_tags_and_load_run_names_peft(tmp_path):
+    model = lora()
+    trainer = DiversityTrainer(model=model, args=arguments(tmp_path, max_steps=1), train_dataset=Sentences(8))
+    trainer.train()
+    trainer.save_model()
+    for _ in range(2):
+        trainer.create_model_card()
+        card = ModelCard.load(tmp_path / "README.md")
+        assert {"hf_diversity", "within-layer-diversity", "lora"} <= set(card.data.tags)
+        assert card.data.library_name == "peft" and card.text.count("## The regulariser") == 1
+    with pytest.raises(ValueError, match="AutoPeftModel"):
+        load_run(tmp_path)

@@ -60,6 +60,7 @@ class CardMixin(_TrainerBase):
         save(self._card(summary), path.parent)
         if is_peft:
             self.accelerator.unwrap_model(self.model).create_or_update_model_card(str(path.parent))
+            _add_tags(path)  # PEFT writes tags of its own in their place
 
     def _card(self, summary: TrainingSummary | None) -> Card:
         model: Any = self.accelerator.unwrap_model(self.model)
@@ -100,9 +101,15 @@ class CardMixin(_TrainerBase):
         )
 
 
-def _add_section(path: Path, card: Card) -> None:
+def _add_tags(path: Path) -> None:
     found = ModelCard.load(path)
     found.data.tags = list(dict.fromkeys([*(found.data.tags or []), *TAGS]))
+    found.save(path)
+
+
+def _add_section(path: Path, card: Card) -> None:
+    _add_tags(path)
+    found = ModelCard.load(path)
     found.text = f"{found.text.rstrip()}\n\n{render_regulariser(card)}"
     found.save(path)
 
