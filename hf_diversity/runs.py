@@ -66,7 +66,8 @@ def load_run(source: str | Path, revision: str | None = None, trust_remote_code:
         if folder.is_absolute() or str(source).startswith((".", "~")) or str(source).count("/") > 1:
             raise FileNotFoundError(f"{source} is no folder: name a finished run, or a Hub id such as user/model")
         # Subfolders are checkpoints
-        folder = Path(snapshot_download(str(source), revision=revision, allow_patterns=list(_WANTED),
+        wanted = [*_WANTED, *(["*.py"] if trust_remote_code else [])]
+        folder = Path(snapshot_download(str(source), revision=revision, allow_patterns=wanted,
                                         ignore_patterns=["*/*"]))  # fmt: skip
     if (folder / "adapter_config.json").is_file():
         raise ValueError(
@@ -96,7 +97,13 @@ def _auto_class(config: Any) -> Any:
     match = re.search(r"For[A-Z]\w+$", name)
     if match is None:
         return transformers.AutoModel
-    return getattr(transformers, f"AutoModel{match.group()}", None) or getattr(transformers, name)
+    found = getattr(transformers, f"AutoModel{match.group()}", None) or getattr(transformers, name, None)
+    if found is None:
+        raise ValueError(
+            f"config.json names the architecture {name}, which transformers {transformers.__version__} does not have: "
+            "load it with its own class"
+        )
+    return found
 
 
 def _processor(folder: Path, trust_remote_code: bool) -> Any:

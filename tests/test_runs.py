@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from huggingface_hub import HfApi
 from tiny import Sentences, arguments, tiny_bert, tiny_timm
 from tiny_text_folders import bert_folder
 
@@ -58,3 +59,37 @@ def test_code_of_a_model_is_not_run_unless_asked(tmp_path):
     with pytest.raises(ValueError, match="trust_remote_code"):
         load_run(folder)
     assert not (tmp_path / "ran").exists()
+
+
+MINE = """from transformers import BertConfig, BertForSequenceClassification
+class Config(BertConfig):
+    model_type = "mine"
+class Model(BertForSequenceClassification):
+    config_class = Config
+"""
+
+
+def test_code_of_a_model_on_the_hub_is_fetched_only_when_asked(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+    folder = tmp_path / "custom"
+    tiny_bert().save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    own = {"AutoConfig": "mine.Config", "AutoModelForSequenceClassification": "mine.Model"}
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "mine", "auto_map": own}))
+    (folder / "mine.py").write_text(MINE)
+    HfApi().create_repo("someone/custom")
+    HfApi().upload_folder(repo_id="someone/custom", folder_path=str(folder))
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        load_run("someone/custom")
+    assert not list((tmp_path / "hub_cache").rglob("mine.py"))
+    run = load_run("someone/custom", trust_remote_code=True)
+    assert type(run.model).__name__ == "Model"
+
+
+def test_an_architecture_that_is_not_known_is_named(tmp_path):
+    tiny_bert().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "architectures": ["MyNetForNothing"]}))
+    with pytest.raises(ValueError, match="MyNetForNothing"):
+        load_run(tmp_path)
