@@ -39,6 +39,9 @@ HOSTILE = [
     "key: [unclosed",
     "\"quoted\" 'text' \\ $x$ &lt; #1",
     "```\n</details>",
+    "- item",
+    "1. item",
+    "--- ---",
 ]
 METRICS = {"train": {"loss": 0.1, "accuracy": 1.0}, "test": {"loss": 0.25, "accuracy": 0.9}}
 

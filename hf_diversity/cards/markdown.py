@@ -6,6 +6,8 @@ import re
 
 # What begins or ends markup anywhere in a line; "&" begins an entity, "$" mathematics
 _SPECIAL = re.compile(r"([\\`*_\[\]#!|~$&<>])")
+# What begins a list or a rule at the start of a line
+_LIST = re.compile(r"^(\d*)([-+=.)])")
 # What becomes a link by itself
 _LINK = re.compile(r"(?<=\w):(?=//)|(?<=www)\.", re.IGNORECASE)
 
@@ -13,6 +15,7 @@ _LINK = re.compile(r"(?<=\w):(?=//)|(?<=www)\.", re.IGNORECASE)
 def plain_text(value: object) -> str:
     """Running text or a table cell: one line, all markup escaped, HTML as entities."""
     text = _SPECIAL.sub(r"\\\1", _one_line(value))
+    text = _LIST.sub(r"\1\\\2", text)
     text = text.replace(r"\&", "&amp;").replace(r"\<", "&lt;").replace(r"\>", "&gt;")
     return _LINK.sub(lambda match: f"&#{ord(match.group())};", text)
 

@@ -82,7 +82,7 @@ class CardMixin(_TrainerBase):
             metrics={"eval": metrics} if metrics else {},
             gaps=_last_gaps(history) if metrics else {},
             log=training_log_rows(history),
-            usage=_usage(model, self.args.hub_model_id or "."),
+            usage=_usage(model, getattr(self, "hub_model_id", None) or self.args.hub_model_id or "."),
             command=_command(),
             settings=settings,
             environment=_environment(self.args),

@@ -81,6 +81,8 @@ def make_card(results: dict[str, Any], usage: str) -> cards.Card:
         diversity=DiversityConfig.from_dict(results["diversity"]["config"]),
         task=results["task"],
         library=model["library"],
+        # timm's names are no Hub ids
+        base_model=model["name"] if model["pretrained"] and "/" in model["name"] else None,
         start="fine-tuned from published weights" if model["pretrained"] else "trained from random weights",
         parameters=model["parameters"],
         datasets=[cards.Dataset(data["name"], data["hub_id"])],
