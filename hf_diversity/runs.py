@@ -78,7 +78,7 @@ def load_run(source: str | Path, revision: str | None = None, trust_remote_code:
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{source} holds no config.json: it is no model of transformers; name a finished run")
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    model = _auto_class(config).from_pretrained(folder, trust_remote_code=trust_remote_code, use_safetensors=True)
+    model = _model_class(config).from_pretrained(folder, trust_remote_code=trust_remote_code, use_safetensors=True)
     settings, results = folder / CONFIG_NAME, folder / RESULTS_NAME
     return Run(
         model.eval(),
@@ -89,21 +89,24 @@ def load_run(source: str | Path, revision: str | None = None, trust_remote_code:
     )
 
 
-def _auto_class(config: Any) -> Any:
-    """The auto class for the architecture that the configuration names."""
+def _model_class(config: Any) -> Any:
+    """The class that the configuration names; an auto class for a model that brings its own code.
+
+    Raises:
+        ValueError: transformers does not have it.
+    """
     [name, *_] = config.architectures or [""]
-    if name.endswith(("LMHeadModel", "ForCausalLM")):
-        return transformers.AutoModelForCausalLM
     match = re.search(r"For[A-Z]\w+$", name)
-    if match is None:
-        return transformers.AutoModel
-    found = getattr(transformers, f"AutoModel{match.group()}", None) or getattr(transformers, name, None)
-    if found is None:
+    auto = getattr(transformers, f"AutoModel{match.group()}", None) if match else None
+    found = getattr(transformers, name, None) if name else transformers.AutoModel
+    if getattr(config, "auto_map", None):
+        return auto or transformers.AutoModel
+    if found is None and auto is None:
         raise ValueError(
             f"config.json names the architecture {name}, which transformers {transformers.__version__} does not have: "
             "load it with its own class"
         )
-    return found
+    return found or auto
 
 
 def _processor(folder: Path, trust_remote_code: bool) -> Any:

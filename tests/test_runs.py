@@ -8,6 +8,7 @@ import torch
 from huggingface_hub import HfApi
 from tiny import Sentences, arguments, tiny_bert, tiny_timm
 from tiny_text_folders import bert_folder
+from transformers import GPT2Config, GPT2DoubleHeadsModel
 
 from hf_diversity import DiversityConfig, DiversityTrainer, load_run
 from hf_diversity.timm_models import wrap_timm_model
@@ -93,3 +94,10 @@ def test_an_architecture_that_is_not_known_is_named(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**config, "architectures": ["MyNetForNothing"]}))
     with pytest.raises(ValueError, match="MyNetForNothing"):
         load_run(tmp_path)
+
+
+def test_the_class_is_the_one_that_the_configuration_names(tmp_path):
+    """An auto class would drop the second head, or not know the model."""
+    sizes = {"n_layer": 1, "n_head": 2, "n_embd": 8, "vocab_size": 20}
+    GPT2DoubleHeadsModel(GPT2Config(**sizes, num_labels=1)).save_pretrained(tmp_path / "two")
+    assert type(load_run(tmp_path / "two").model) is GPT2DoubleHeadsModel
