@@ -170,6 +170,10 @@ class RunArguments:
             "say): its results stand beside this run's in the model card."
         },
     )
+    license: str | None = field(
+        default=None,
+        metadata={"help": "Licence of the trained model for its card, as the Hub calls it, for example apache-2.0."},
+    )
     momentum: float | None = field(default=None, metadata={"help": "Momentum of the optimiser, for optim: sgd."})
     lr_milestones: list[int] | None = field(
         default=None,

@@ -101,6 +101,7 @@ def make_card(results: dict[str, Any], usage: str) -> cards.Card:
             f"{drawn}; {software}; {hardware['processes']} process(es) on {hardware['device']} ({hardware['name']}), "
             f"{hardware['threads']} thread(s) each; {training['seconds']:.0f} s."
         ],
+        license=results["arguments"].get("license"),
         tags=[results["task"], *(["timm"] if model["library"] == "timm" else [])],
     )
 
