@@ -274,6 +274,16 @@ def test_an_address_of_a_person_becomes_no_link():
     assert "@example" not in body and "me&#64;example.org" in body and "me@example.org" in page
 
 
+def test_a_benchmark_gets_its_entry(tmp_path):
+    card = full_card(datasets=[Dataset("d"), Dataset("e", "user/bench mark", "task_1")])
+    save(card, tmp_path)
+    [entry] = yaml.safe_load((tmp_path / ".eval_results" / "bench-mark.yaml").read_text())
+    assert entry["dataset"] == {"id": "user/bench mark", "task_id": "task_1"} and entry["value"] == 0.9
+    assert "accuracy" in entry["notes"]
+    save(full_card(), tmp_path / "none")
+    assert not (tmp_path / "none" / ".eval_results").exists(), "no data set names a task"
+
+
 def test_evaluation_sets_by_name():
     history = [
         {"step": 1, "eval_a_loss": 0.9, "eval_a_accuracy": 0.1},

@@ -150,13 +150,16 @@ def test_data_stay_unless_they_are_named(hub, run, capsys):
     for name in ("data/cat.png", "data/people.csv", "people.json", "page.html", "notes.txt"):
         (run / name).write_text("data")
     (run / "eval_results.json").write_text("{}")
+    (run / ".eval_results").mkdir()
+    (run / ".eval_results" / "bench.yaml").write_text("[]")
+    (run / ".eval_results" / "other.txt").write_text("stays")
     (run / "README.md").write_text("![](drawn/curve.png)")
     (run / "drawn").mkdir()
     (run / "drawn" / "curve.png").write_text("a figure")
     assert main(["push", str(run), REPO, "--dry-run"]) == 0
     assert "people.csv  (its name is that of no model, card, figure or result" in capsys.readouterr().out
     assert main(["push", str(run), REPO]) == 0
-    also = {"eval_results.json", "drawn/curve.png"}
+    also = {"eval_results.json", "drawn/curve.png", ".eval_results/bench.yaml"}
     assert hub.repositories[REPO].files().keys() == LEAVES | also
     assert main(["push", str(run), REPO, "--include", "data/*.csv", "--include", "train.log"]) == 0
     assert hub.repositories[REPO].files().keys() == LEAVES | also | {"data/people.csv", "train.log"}

@@ -18,6 +18,7 @@ from .. import citations
 from ..config import DiversityConfig
 from ..publishing.local_names import LocalNames
 from . import markdown
+from .eval_results import save_eval_results
 
 TAGS = ("hf_diversity", "within-layer-diversity")
 NAME = "README.md"
@@ -35,10 +36,18 @@ _CITED = {
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set; `hub_id` is None for what is not on the Hub."""
+    """A data set.
+
+    Attributes:
+        name: how the card calls it.
+        hub_id: None for what is not on the Hub.
+        benchmark_task: the task in its `eval.yaml`, if the data set is a benchmark with a leaderboard on the Hub: then
+            the test result is also written as `.eval_results`.
+    """
 
     name: str
     hub_id: str | None = None
+    benchmark_task: str | None = None
 
 
 @dataclass(frozen=True)
@@ -232,10 +241,12 @@ def save(card: Card, folder: str | Path) -> Path:
 
     Raises:
         ValueError: the metadata cannot be read back.
+        ImportError: a data set names a task of a benchmark, and huggingface_hub does not know `.eval_results`.
     """
     text = render(card)
     ModelCard(text)  # raises where its metadata is no YAML mapping
     path = Path(folder) / NAME
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
+    save_eval_results(card, path.parent)
     return path

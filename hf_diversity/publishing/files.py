@@ -34,6 +34,7 @@ VERBATIM = {"tokenizer.json", "vocab.json", "added_tokens.json", "special_tokens
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".npz", ".joblib")
 # What Trainer resumes from; it reads them with weights_only=True
 TRAINER_FILES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth")
+EVAL_RESULTS = ".eval_results"  # the only hidden folder that is published, see `cards.eval_results`
 LOCAL_FOLDERS = ("checkpoint-*", "runs", "wandb", "mlruns", "__pycache__")
 BY_NAME = "its name is that of no model, card, figure or result: name it with --include"
 
@@ -122,12 +123,16 @@ def _walk(folder: Path, left_out: dict[str, str]) -> Iterator[Path]:
     for entry in sorted(folder.iterdir()):
         if not entry.is_dir() or entry.is_symlink():
             yield entry
-        elif entry.name.startswith(("_", ".")) or any(entry.match(pattern) for pattern in LOCAL_FOLDERS):
+        elif entry.name != EVAL_RESULTS and _is_local(entry):
             left_out[f"{entry.name}/"] = "stays with the run"
         else:
             inner: dict[str, str] = {}
             yield from _walk(entry, inner)
             left_out |= {f"{entry.name}/{name}": reason for name, reason in inner.items()}
+
+
+def _is_local(folder: Path) -> bool:
+    return folder.name.startswith(("_", ".")) or any(folder.match(pattern) for pattern in LOCAL_FOLDERS)
 
 
 def _reason_against(source: Path, inside: str, pages: str, resumable: bool, include: Sequence[str]) -> str | None:
@@ -139,6 +144,8 @@ def _reason_against(source: Path, inside: str, pages: str, resumable: bool, incl
         return None if resumable else "is needed to resume only"
     if source.suffix in PICKLES:
         return "may be a pickle, which runs code when it is loaded"
+    if inside.startswith(f"{EVAL_RESULTS}/") and source.suffix == ".yaml":
+        return None
     if source.suffix in (*WEIGHTS, *TOKENIZERS) or any(fnmatch(source.name, pattern) for pattern in NAMES):
         return None
     if source.suffix in FIGURES and (

@@ -52,6 +52,13 @@ class DataArguments:
     dataset_config: str | None = field(
         default=None, metadata={"help": "Configuration of the dataset, where it has several."}
     )
+    benchmark_task: str | None = field(
+        default=None,
+        metadata={
+            "help": "Task in the data set's eval.yaml, if it is a benchmark with a leaderboard on the Hub: the test "
+            "result is then also written to .eval_results."
+        },
+    )
     test_dataset: str | None = field(
         default=None, metadata={"help": "Where the test split is, if not in `dataset`: the same forms."}
     )
