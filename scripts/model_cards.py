@@ -1,4 +1,4 @@
-"""Write model_cards/ from a finished `make demo`: cards with figures, and the numbers from which tests render them again.
+"""Write model_cards/ from a finished `make demo`: cards with figures, and the numbers that tests render them from.
 
 python scripts/model_cards.py outputs/demo
 """

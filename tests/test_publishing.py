@@ -2,10 +2,15 @@
 
 import json
 import os
+import re
 import socket
+from fnmatch import fnmatch
+from pathlib import Path
 
 import pytest
 import torch
+import transformers
+import yaml
 from hub_server import AwaitPush
 from safetensors.torch import save_file
 from tiny import Images, arguments, tiny_timm
@@ -13,7 +18,8 @@ from transformers import AutoModelForImageClassification
 
 from hf_diversity import DiversityConfig, DiversityTrainer
 from hf_diversity.cli import main
-from hf_diversity.publishing.commit import Destination, PushError, publish
+from hf_diversity.publishing.commit import HERE, Destination, PushError, publish
+from hf_diversity.publishing.files import NAMES
 from hf_diversity.timm_models import wrap_timm_model
 
 REPO = "someone/run"
@@ -157,7 +163,7 @@ def test_data_stay_unless_they_are_named(hub, run, capsys):
     (run / "drawn").mkdir()
     (run / "drawn" / "curve.png").write_text("a figure")
     assert main(["push", str(run), REPO, "--dry-run"]) == 0
-    assert "people.csv  (its name is that of no model, card, figure or result" in capsys.readouterr().out
+    assert "people.csv  (its name or folder is that of no model, card, figure or result" in capsys.readouterr().out
     assert main(["push", str(run), REPO]) == 0
     also = {"eval_results.json", "drawn/curve.png", ".eval_results/bench.yaml"}
     assert hub.repositories[REPO].files().keys() == LEAVES | also
@@ -188,6 +194,115 @@ def test_metadata_of_weights_are_searched(hub, run, capsys, note, message):
     save_file({"w": torch.zeros(2)}, run / "model.safetensors", metadata={"note": note})
     assert main(["push", str(run), REPO]) == 1
     assert message in capsys.readouterr().err and REPO not in hub.repositories
+
+
+def test_yaml_stays_yaml(hub, run):
+    original = {"a": "/home/me/x: y", "b": "/home/me/123", "c": "/home/me/true", "d": "/home/me", "e": "plain"}
+    (run / "run_config.yaml").write_text(yaml.safe_dump(original))
+    (run / "my_config.yaml").write_text("# a comment\nmodel: /home/me/base\n")
+    (run / "README.md").write_text("---\nbase_model: '/home/me/x: y'\nname: '/home/me/12'\n---\n\n# /home/me/z\n")
+    assert main(["push", str(run), REPO]) == 0
+    files = hub.repositories[REPO].files()
+    assert yaml.safe_load(files["run_config.yaml"]) == {"a": "x: y", "b": "123", "c": "true", "d": "~", "e": "plain"}
+    assert files["my_config.yaml"] == b"# a comment\nmodel: base\n"
+    _, head, body = files["README.md"].decode().split("---\n", 2)
+    assert yaml.safe_load(head)["name"] == "12" and body == "\n# z\n"
+
+
+def test_tokenizers_are_left_as_they_are_but_for_their_places(hub, run):
+    config = {"name_or_path": "/home/me/base", "eos_token": "/home/x/tok", "pad_token": "[PADDING]"}
+    (run / "tokenizer_config.json").write_text(json.dumps(config))
+    assert main(["push", str(run), REPO]) == 0
+    pushed = json.loads(hub.repositories[REPO].files()["tokenizer_config.json"])
+    assert pushed == {**config, "name_or_path": "base"}
+
+
+def test_every_file_of_a_tokenizer_is_published():
+    """Of all that transformers has, by its source: most need libraries of their own to be imported."""
+    found = set()
+    for path in Path(transformers.__file__).parent.glob("models/*/tokenization_*.py"):
+        for table in re.findall(r"VOCAB_FILES_NAMES\s*=\s*\{(.*?)\}", path.read_text(encoding="utf-8"), re.DOTALL):
+            found |= set(re.findall(r":\s*\"([^\"]+)\"", table))
+    assert {"vocab.txt", "spiece.model", "bpe.codes", "source.spm"} <= found
+    assert [name for name in found if not any(fnmatch(name, pattern) for pattern in NAMES)] == []
+
+
+def test_folders_that_are_no_part_of_the_model_stay(hub, run):
+    for name in ("other/model.safetensors", "other/config.json", "data/README.md", "data/train_config.json",
+                 "data/1.png", "query_0_Static/model.safetensors", "1_Pooling/config.json",
+                 "lora/adapter_model.safetensors", "lora/adapter_config.json",
+                 "additional_chat_templates/tool.jinja"):  # fmt: skip
+        (run / name).parent.mkdir(exist_ok=True)
+        if name.endswith(".safetensors"):
+            save_file({"w": torch.zeros(2)}, run / name)
+        else:
+            (run / name).write_text("{}")
+    (run / "README.md").write_text("![](1.png)")  # of the root
+    assert main(["push", str(run), REPO]) == 0
+    also = {"query_0_Static/model.safetensors", "1_Pooling/config.json", "lora/adapter_model.safetensors",
+            "lora/adapter_config.json", "additional_chat_templates/tool.jinja"}  # fmt: skip
+    assert hub.repositories[REPO].files().keys() == LEAVES | also
+
+
+def test_modules_in_folders_of_their_own_are_a_model(hub, run):
+    (run / "query_0_Static").mkdir()
+    (run / "model.safetensors").rename(run / "query_0_Static" / "model.safetensors")
+    assert main(["push", str(run), REPO]) == 1
+    (run / "modules.json").write_text("[]")
+    assert main(["push", str(run), REPO]) == 0
+    assert "query_0_Static/model.safetensors" in hub.repositories[REPO].files()
+
+
+def test_links_of_weights_are_refused_and_others_stay(hub, run, capsys):
+    os.symlink("/nowhere", run / "broken.md")
+    assert main(["push", str(run), REPO, "--dry-run"]) == 0
+    (run / "model.safetensors").rename(run.parent / "blob")
+    os.symlink(run.parent / "blob", run / "model.safetensors")
+    assert main(["push", str(run), REPO]) == 1
+    assert "cp -rL" in capsys.readouterr().err and REPO not in hub.repositories
+
+
+def test_a_shard_is_never_left_out_by_its_name(hub, run, monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: "00002")
+    (run / "model.safetensors").rename(run / "model-00002-of-00007.safetensors")
+    assert main(["push", str(run), REPO]) == 0
+    assert "model-00002-of-00007.safetensors" in hub.repositories[REPO].files()
+
+
+def test_drawings_and_included_texts_are_cleaned(hub, run, machine):
+    (run / "gap.svg").write_text(f"<svg><title>{machine}/x</title></svg>")
+    (run / "train.log").write_text(f"in {machine}/y")
+    assert main(["push", str(run), REPO, "--include", "*.log"]) == 0
+    files = hub.repositories[REPO].files()
+    assert files["gap.svg"] == b"<svg><title>x</title></svg>" and files["train.log"] == b"in y"
+
+
+def test_a_value_under_the_name_of_a_secret_stops_the_push(hub, run, capsys):
+    (run / "my_config.json").write_text('{"wandb": {"api_key": "s3cret-unknown"}}')
+    assert main(["push", str(run), REPO]) == 1
+    error = capsys.readouterr().err
+    assert "'api_key'" in error and "s3cret-unknown" not in error and REPO not in hub.repositories
+
+
+def test_the_card_names_the_repository(hub, run, capsys):
+    (run / "README.md").write_text(f"---\nlicense: mit\n---\nfolder = {HERE}\n")
+    assert main(["push", str(run), REPO, "--message", "Say so"]) == 0
+    repository = hub.repositories[REPO]
+    assert (
+        repository.files()["README.md"].decode().endswith(f'folder = "{REPO}"\n') and repository.titles[-1] == "Say so"
+    )
+    assert "note" not in capsys.readouterr().out
+    (run / "README.md").write_text("no metadata")
+    assert main(["push", str(run), REPO, "--dry-run"]) == 0
+    assert "names no licence" in capsys.readouterr().out
+    (run / "README.md").unlink()
+    assert main(["push", str(run), REPO, "--dry-run"]) == 0
+    assert "will have no card" in capsys.readouterr().out
+
+
+def test_a_folder_outside_of_the_repository_is_refused(hub, run, capsys):
+    assert main(["push", str(run), REPO, "--path-in-repo", "../x", "--dry-run"]) == 1
+    assert "must be a folder in the repository" in capsys.readouterr().err
 
 
 def test_names_of_files_are_searched(hub, run, capsys):

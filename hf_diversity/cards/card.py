@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,11 +18,17 @@ from ..config import DiversityConfig
 from ..publishing.local_names import LocalNames
 from . import markdown
 from .eval_results import save_eval_results
+from .regulariser import told
 
 TAGS = ("hf_diversity", "within-layer-diversity")
 NAME = "README.md"
 # Where a published loss or accuracy comes from, in this order; the others are told in the table
 MEASURED_ON = ("test", "validation", "eval")
+CAPTIONS = {
+    "training": "Loss, redundancy J, mean squared norm and gamma over the steps of the training",
+    "gap": "Metrics on training and validation examples during the training, and their gap",
+    "similarity": "Similarity of every two units, 0 (dark) to 1 (bright), similar units side by side",
+}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _CITED = {
     "decov": citations.DECOV_BIBTEX,
@@ -52,10 +57,11 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Twin:
-    """The same run with another regulariser, say with both weights 0: its name and its metrics by split."""
+    """The same run with another regulariser, say with both weights 0: its name, and metrics and gaps by split."""
 
     name: str
     metrics: Mapping[str, Mapping[str, float]]
+    gaps: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -113,11 +119,14 @@ class Card:
     tags: Sequence[str] = ()
 
     @property
-    def changed(self) -> dict[str, Any]:
-        """The fields of the regulariser that differ from their defaults."""
-        default = DiversityConfig()
-        values = dataclasses.asdict(self.diversity)
-        return {name: value for name, value in values.items() if value != getattr(default, name)}
+    def metric_names(self) -> list[str]:
+        """Of all splits, in the order in which they come."""
+        return list(dict.fromkeys(name for values in self.metrics.values() for name in values))
+
+    @property
+    def log_columns(self) -> list[str]:
+        """Of all records, in the order in which they come."""
+        return list(dict.fromkeys(name for record in self.log for name in record))
 
     @property
     def bibtex(self) -> list[str]:
@@ -134,16 +143,16 @@ def metadata(card: Card) -> ModelCardData:
     """
     split = next((name for name in MEASURED_ON if card.metrics.get(name)), None)
     found = card.metrics[split] if split else {}
-    values = {name: float(value) for name, value in found.items() if value is not None and math.isfinite(value)}
+    values = {name: value for name in found if (value := markdown.as_float(found[name])) is not None}
     results = None
     if card.task and card.datasets and values and split:
         data = card.datasets[0]
         results = [
             EvalResult(
                 task_type=card.task,
-                dataset_type=data.hub_id or "-".join("".join(c if c.isalnum() else " " for c in data.name).split()),
-                dataset_name=_one_line(data.name),
-                dataset_split="validation" if split == "eval" else split,
+                dataset_type=data.hub_id or "-".join(re.findall(r"\w+", data.name)) or "unknown",
+                dataset_name=_one_line(data.name) or "unknown",
+                dataset_split=None if split == "eval" else split,
                 metric_type=name,
                 metric_name=name,
                 metric_value=value,
@@ -155,11 +164,11 @@ def metadata(card: Card) -> ModelCardData:
         license=card.license,
         library_name=card.library,
         pipeline_tag=card.task,
-        tags=list(dict.fromkeys([*TAGS, *map(_one_line, card.tags)])),
+        tags=list(dict.fromkeys([*(TAGS if card.diversity.is_active else TAGS[:1]), *map(_one_line, card.tags)])),
         base_model=card.base_model,
         datasets=[data.hub_id for data in card.datasets if data.hub_id] or None,
         metrics=[name for name in values if name != "loss"] or None,
-        model_name=_one_line(card.name) if results else None,
+        model_name=(_one_line(card.name) or "model") if results else None,
         eval_results=results,
     )
 
@@ -186,8 +195,8 @@ def _without_local_names(card: Card) -> Card:
     names = LocalNames()
 
     def clean(value: Any) -> Any:
-        if isinstance(value, str):
-            return names.remove(value)[0]
+        if isinstance(value, str):  # a lone surrogate is no text that a file could hold
+            return names.remove(value.encode("utf-8", errors="replace").decode())[0]
         if isinstance(value, Mapping):
             return {key if key is None else clean(str(key)): clean(item) for key, item in value.items()}
         if isinstance(value, list | tuple | set):
@@ -227,10 +236,10 @@ def _fill(template: str, card: Card) -> str:
         "code": markdown.code,
         "block": markdown.block,
         "number": markdown.number,
+        "significant": markdown.significant,
         "yaml": lambda values: yaml.safe_dump(values, sort_keys=False, allow_unicode=True),
     }
-    meaning = {f.name: f.metadata["help"] for f in dataclasses.fields(DiversityConfig)}
-    return environment.get_template(template).render(card=card, meaning=meaning).strip()
+    return environment.get_template(template).render(card=card, told=told(card.diversity), captions=CAPTIONS).strip()
 
 
 def save(card: Card, folder: str | Path) -> Path:

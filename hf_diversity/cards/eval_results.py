@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
+
+from .markdown import as_float
 
 if TYPE_CHECKING:
     from .card import Card
@@ -27,9 +28,9 @@ def save_eval_results(card: Card, folder: Path) -> Path | None:
     """
     data = next((data for data in card.datasets if data.hub_id and data.benchmark_task), None)
     tested = {
-        name: float(value)
+        name: found
         for name, value in card.metrics.get("test", {}).items()
-        if not name.endswith("loss") and value is not None and math.isfinite(value)
+        if not name.endswith("loss") and (found := as_float(value)) is not None
     }
     if data is None or not tested:
         return None

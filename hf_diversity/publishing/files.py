@@ -2,41 +2,46 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from safetensors import SafetensorError, safe_open
 
+from .cleaning import VERBATIM, clean_file, read_text
 from .local_names import LocalNames
 from .secrets import find_secret
 
 WEIGHTS = (".safetensors",)
-TOKENIZERS = (".model", ".jinja", ".tiktoken")
-# Others of these kinds may be data: they are published by name only
-TEXTS = (".json", ".md", ".yaml", ".yml", ".csv", ".html", ".txt")
+# Others of these kinds may be data: files are published by name
+TOKENIZERS = (
+    "*.model", "*.jinja", "*.tiktoken", "*.spm", "*.codes", "*.tokenizer", "tokenizer.json", "tokenizer_config.json",
+    "*vocab*.json", "*vocab*.txt", "vocab.*", "merges.txt", "added_tokens.json", "special_tokens_map.json",
+    "normalizer.json", "chat_template.json", "dict.txt", "emoji.json", "byte_maps.json", "word_shape.json",
+    "word_pronunciation.json", "idf.json",
+)  # fmt: skip
 NAMES = (
+    *TOKENIZERS,
     "LICENSE*", "NOTICE*", "CITATION*", "README*.md", "requirements.txt",
     "*config*.json", "*config*.y*ml", "modules.json", "*.index.json", "diversity_*.json", "trainer_state.json",
-    "tokenizer.json", "vocab*.json", "added_tokens.json", "special_tokens_map.json", "normalizer.json",
-    "chat_template.json", "vocab.txt", "merges.txt",
     "*results*.json", "*results*.csv", "*metrics*.json", "*metrics*.csv", "*history*.json", "*history*.csv",
     "*report*.json", "*report*.md", "*report*.html",
 )  # fmt: skip
 FIGURES = (".png", ".svg", ".jpg", ".jpeg", ".webp")
+PAGES = (".md", ".html")
 FIGURE_FOLDERS = ("*figure*", "*plot*", "*report*", "*probe*")
-# Every character counts in these: they are published as they are, or refused
-VERBATIM = {"tokenizer.json", "vocab.json", "added_tokens.json", "special_tokens_map.json", "vocab.txt", "merges.txt"}
+# Parts of a model: modules of sentence-transformers, further chat templates
+MODULE_FOLDERS = re.compile(r"(?:\w+_)?\d+_\w+|additional_chat_templates")
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".npz", ".joblib")
 # What Trainer resumes from; it reads them with weights_only=True
 TRAINER_FILES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth")
 EVAL_RESULTS = ".eval_results"  # the only hidden folder that is published, see `cards.eval_results`
 LOCAL_FOLDERS = ("checkpoint-*", "runs", "wandb", "mlruns", "__pycache__")
-BY_NAME = "its name is that of no model, card, figure or result: name it with --include"
+BY_NAME = "its name or folder is that of no model, card, figure or result: name it with --include"
 
 
 @dataclass(frozen=True)
@@ -92,28 +97,27 @@ def select_files(
         include: patterns of further files, by their path in the folder.
 
     Raises:
-        ValueError: a file that would be published holds a secret, weights are no safetensors, or their metadata hold
-            local paths or names.
+        ValueError: a file that would be published holds a secret, weights are a link or no safetensors, or their
+            metadata hold local paths or names.
     """
     folder = Path(folder)
     files: list[OutgoingFile] = []
     left_out: dict[str, str] = {}
-    found = list(_walk(folder, left_out))
-    pages = "".join(_text(path.read_bytes())[0] for path in found if path.suffix in (".md", ".html"))
-    for source in found:
-        inside = source.relative_to(folder).as_posix()
-        if reason := _reason_against(source, inside, pages, resumable, include):
+    found = {path.relative_to(folder).as_posix(): path for path in _walk(folder, left_out)}
+    reasons = {inside: _reason_against(path, inside, resumable, include) for inside, path in found.items()}
+    named = _named_figures({inside: path for inside, path in found.items() if reasons[inside] is None})
+    for inside, source in found.items():
+        reason = None if reasons[inside] is BY_NAME and inside in named else reasons[inside]
+        is_weights = source.suffix in WEIGHTS
+        if reason is None and not is_weights and names.are_in_file_name(inside):
+            reason = "its name holds that of the user or the machine"
+        if reason is not None:
             left_out[inside] = reason
             continue
-        if names.are_in_file_name(inside):
-            left_out[inside] = "its name holds that of the user or the machine"
-            continue
-        file = _outgoing(source, inside, path_in_repo, names)
-        if secret := find_secret(inside.encode() + b"\n" + _searched(file, names), secrets):
-            raise ValueError(
-                f"{inside} holds {secret}, so nothing was sent: take it out of {source}, or delete the file, and push "
-                "again"
-            )
+        path = f"{path_in_repo}/{inside}" if path_in_repo else inside
+        file = _weights(source, path, names) if is_weights else _other(source, path, names)
+        if secret := find_secret(inside.encode() + b"\n" + _searched(file), secrets):
+            raise ValueError(_holds_secret(inside, secret, source))
         files.append(file)
     return Selection(tuple(files), left_out)
 
@@ -135,8 +139,13 @@ def _is_local(folder: Path) -> bool:
     return folder.name.startswith(("_", ".")) or any(folder.match(pattern) for pattern in LOCAL_FOLDERS)
 
 
-def _reason_against(source: Path, inside: str, pages: str, resumable: bool, include: Sequence[str]) -> str | None:
+def _reason_against(source: Path, inside: str, resumable: bool, include: Sequence[str]) -> str | None:
     if source.is_symlink():
+        if source.suffix in WEIGHTS:
+            raise ValueError(
+                f"{source} is a link (as in the cache of the Hub), and links are not published: copy the folder with "
+                f"its files, cp -rL {source.parent} NEW, and push NEW"
+            )
         return "is a link"
     if source.name.startswith(("_", ".")):
         return "is hidden"
@@ -144,63 +153,71 @@ def _reason_against(source: Path, inside: str, pages: str, resumable: bool, incl
         return None if resumable else "is needed to resume only"
     if source.suffix in PICKLES:
         return "may be a pickle, which runs code when it is loaded"
-    if inside.startswith(f"{EVAL_RESULTS}/") and source.suffix == ".yaml":
+    if any(fnmatch(inside, pattern) for pattern in include):
         return None
-    if source.suffix in (*WEIGHTS, *TOKENIZERS) or any(fnmatch(source.name, pattern) for pattern in NAMES):
-        return None
-    if source.suffix in FIGURES and (
-        "/" not in inside or any(fnmatch(part, p) for part in inside.split("/") for p in FIGURE_FOLDERS)
-        or source.name in pages
-    ):  # fmt: skip
-        return None
-    return None if any(fnmatch(inside, pattern) for pattern in include) else BY_NAME
+    *folders, name = inside.split("/")
+    if folders == [EVAL_RESULTS]:
+        return None if source.suffix == ".yaml" else BY_NAME
+    if folders and any(fnmatch(folders[0], pattern) for pattern in FIGURE_FOLDERS):
+        return None if source.suffix in FIGURES or any(fnmatch(name, p) for p in NAMES) else BY_NAME
+    if folders and not _is_part_of_model(source, folders):
+        return BY_NAME
+    known = source.suffix in (*WEIGHTS, *FIGURES) or any(fnmatch(name, pattern) for pattern in NAMES)
+    return None if known else BY_NAME
 
 
-def _outgoing(source: Path, inside: str, path_in_repo: str, names: LocalNames) -> OutgoingFile:
-    path = f"{path_in_repo}/{inside}" if path_in_repo else inside
-    if source.suffix not in TEXTS or source.name in VERBATIM:
+def _is_part_of_model(source: Path, folders: Sequence[str]) -> bool:
+    is_adapter = (source.parent / "adapter_config.json").is_file()
+    return is_adapter or all(MODULE_FOLDERS.fullmatch(folder) for folder in folders)
+
+
+def _named_figures(published: Mapping[str, Path]) -> set[str]:
+    """Figures that a published page shows, by their path."""
+    named = set()
+    for inside, path in published.items():
+        if path.suffix not in PAGES:
+            continue
+        text, _ = read_text(path.read_bytes()) or ("", "")
+        for target in re.findall(r"\]\(\s*<?([^)>\s]+)|src=[\"']([^\"']+)", text):
+            place = PurePosixPath(inside).parent / "".join(target)
+            if place.suffix.lower() in FIGURES:
+                named.add(os.path.normpath(place.as_posix()))
+    return named
+
+
+def _other(source: Path, path: str, names: LocalNames) -> OutgoingFile:
+    is_text = source.suffix not in FIGURES or source.suffix == ".svg"
+    if not is_text or source.name in VERBATIM or any(source.match(pattern) for pattern in TRAINER_FILES):
         return OutgoingFile(path, source)
     # Also unchanged ones are kept, for the state of a run may be written again while it is uploaded
-    content = source.read_bytes()
-    text, encoding = _text(content)
-    cleaned, removed = _cleaned(text, source.suffix, names)
-    if removed:
-        content = cleaned.encode(encoding, errors="surrogateescape")
+    content, removed, key = clean_file(source, source.read_bytes(), names)
+    if key is not None:
+        raise ValueError(_holds_secret(path, f"a value under the key {key!r}", source))
     return OutgoingFile(path, source, content, removed)
 
 
-def _cleaned(text: str, suffix: str, names: LocalNames) -> tuple[str, int]:
-    """The text without local names, and how many there were. JSON is cleaned value by value and stays JSON."""
-    if suffix == ".json":
-        try:
-            value, removed = names.remove_from_value(json.loads(text))
-        except json.JSONDecodeError:
-            return names.remove(text)
-        return (json.dumps(value, indent=2) + "\n" if removed else text), removed
-    return names.remove(text)
+def _weights(source: Path, path: str, names: LocalNames) -> OutgoingFile:
+    if names.remove_from_value(safetensors_metadata(source))[1]:
+        raise ValueError(
+            f"the metadata of {source} hold a local path or name, so nothing was sent: save the model again without "
+            "them (save_pretrained, or safetensors.torch.save_file)"
+        )
+    return OutgoingFile(path, source)
 
 
-def _text(content: bytes) -> tuple[str, str]:
-    """The text of a file, and its encoding. Line ends stay, and so do bytes that are no UTF-8."""
-    utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    encoding = "utf-16" if utf_16 else "utf-8"
-    return content.decode(encoding, errors="replace" if utf_16 else "surrogateescape"), encoding
-
-
-def _searched(file: OutgoingFile, names: LocalNames) -> bytes:
+def _searched(file: OutgoingFile) -> bytes:
     """Where a secret could be: everything, but for the numbers of tensors."""
     if any(file.source.match(pattern) for pattern in TRAINER_FILES):
         return b""
     if file.source.suffix in WEIGHTS:
-        metadata = safetensors_metadata(file.source)
-        if names.remove_from_value(metadata)[1]:
-            raise ValueError(
-                f"the metadata of {file.source} hold a local path or name, so nothing was sent: save the model again "
-                "without them (save_pretrained, or safetensors.torch.save_file)"
-            )
-        return json.dumps(metadata).encode()
+        return json.dumps(safetensors_metadata(file.source)).encode()
     content = file.source.read_bytes() if file.content is None else file.content
-    return _text(content)[0].encode("utf-8", errors="surrogateescape")
+    text, encoding = read_text(content) or ("", "utf-8")
+    return content if encoding == "utf-8" else text.encode("utf-8", errors="replace")
+
+
+def _holds_secret(inside: str, secret: str, source: Path) -> str:
+    return f"{inside} holds {secret}, so nothing was sent: take it out of {source}, or delete the file, and push again"
 
 
 def safetensors_metadata(path: Path) -> dict[str, str]:
@@ -213,14 +230,18 @@ def safetensors_metadata(path: Path) -> dict[str, str]:
         with safe_open(path, framework="pt") as weights:
             return dict(weights.metadata() or {})
     except (SafetensorError, OSError) as error:
-        pointer = path.open("rb").read(40).startswith(b"version https://git-lfs")
+        with path.open("rb") as stream:
+            is_pointer = stream.read(40).startswith(b"version https://git-lfs")
         raise ValueError(
             f"{path} is no whole safetensors file ({error}): "
-            + ("it is a pointer of Git LFS; type git lfs pull" if pointer else "save the model again")
+            + ("it is a pointer of Git LFS; type git lfs pull" if is_pointer else "save the model again")
         ) from error
 
 
 def holds_weights(folder: str | os.PathLike[str]) -> bool:
-    """Whether there is a model in safetensors directly in the folder."""
+    """Whether there is a model in safetensors in the folder, or one of modules in folders of their own."""
     folder = Path(folder)
-    return folder.is_dir() and any(entry.suffix in WEIGHTS for entry in folder.iterdir())
+    if not folder.is_dir():
+        return False
+    modules = (folder / "modules.json").is_file() and any(folder.glob("*/*.safetensors"))
+    return modules or any(entry.suffix in WEIGHTS for entry in folder.iterdir())

@@ -13,8 +13,9 @@ from typing import Any
 
 # Beside the folders at the root of this machine's disk: a run may come from another one
 _USUAL_ROOTS = """
-    cluster content data databricks dbfs export gpfs home kaggle lustre media mnt net nfs notebooks opt private project
-    projects root scratch srv tmp Users usr var Volumes work workspace workspaces
+    afs app cluster content data databricks datasets dbfs efs export fsx gpfs home hpc kaggle lambda lus lustre media
+    mnt net nfs notebooks opt private project projects raid root scratch shared srv storage teamspace tmp users Users
+    usr var vol Volumes work workspace workspaces
 """.split()
 _PART = r"[^\s\"'<>|,;)\]}`]"
 _HOMES = {"home", "users"}
@@ -52,8 +53,8 @@ class LocalNames:
             r"\b(?:[A-Za-z]:(?=\\+\w)|[A-Z]:(?=/\w))",
             r"\\\\[\w.-]+(?=\\\w)",
         ])  # fmt: skip
-        # Not behind a letter: https://example.org/home/page is no local path
-        begin = rf"(?<![\w.~-])(?:{begin})"
+        # Not behind a letter or an address's colon: https://example.org/home/page and s3://data/x are no local paths
+        begin = rf"(?<![\w.~-])(?<!:/)(?:{begin})"
         self._path = re.compile(
             rf"(?P<embedded>{_EMBEDDED})|(?<=(?P<quote>[\"'`])){begin}[^\"'`\n]*(?=(?P=quote))|{begin}{_PART}*"
         )
@@ -107,9 +108,9 @@ class LocalNames:
         return value, 0
 
     def are_in_file_name(self, path: str) -> bool:
-        """Whether the name of a file, a path within a run, holds one, also as a part of a word."""
-        words = (name for name in self._machine_names | self._user_names if not name.isalpha())
-        return any(word in path for word in words) or self.remove(path)[1] > 0
+        """Whether the name of a file, a path within a run, holds the name of the user or the machine as a word."""
+        words = (re.escape(name) for name in self._machine_names | self._user_names if not name.isalpha())
+        return any(re.search(rf"(?<![^\W_]){word}(?![^\W_])", path) for word in words)
 
     def _from_text(self, text: str, key: str) -> tuple[str, int]:
         if self._whole.fullmatch(text):
@@ -160,7 +161,9 @@ def _patterns(names: set[str], keys: str, replacement: str) -> list[tuple[re.Pat
     for name in sorted(names, key=len, reverse=True):
         word = re.escape(name)
         if not name.isalpha():
-            patterns.append((re.compile(rf"(?<![\w-]){word}(?![\w-])"), replacement))
+            # Not as the owner in a Hub id, quillon7/model
+            ending = r"(?![\w-])"
+            patterns.append((re.compile(rf"(?<=/){word}{ending}|(?<![\w/-]){word}{ending}(?!/\w)"), replacement))
         patterns.append((re.compile(rf"(?<![\w-]){word}(?=@)|(?<=@){word}(?![\w-])"), replacement))
         key = rf"(?i:(\b(?:{keys})[\"']?\s*[:=]\s*[\"']?))"
         patterns.append((re.compile(rf"{key}{word}(?![\w-])"), rf"\g<1>{replacement}"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -53,8 +54,10 @@ class PushMixin(_TrainerBase):
         self._pushes = {}
         self._clear_outbox()  # of a process that was killed
         output = super().train(*args, **kwargs)
-        if self.args.push_to_hub and (message := text_of_process_zero(self._failed_pushes())):
-            error = PushError(message)
+        told = text_of_process_zero(self._failed_pushes()) if self.args.push_to_hub else None
+        if told is not None:
+            error = PushError(json.loads(told)["message"])
+            error.places = frozenset(json.loads(told)["places"])
             error.train_output = output
             raise error
         return output
@@ -158,19 +161,22 @@ class PushMixin(_TrainerBase):
             )
 
     def _failed_pushes(self) -> str | None:
-        """Wait for the pushes; what to say of those that failed and that no later one made good, or None."""
+        """Wait for the pushes; message and places, as JSON, of those that failed and no later one made good."""
         repo = str(self.hub_model_id)
         errors = {place: future.exception() for place, future in (self._pushes or {}).items()}
         self._clear_outbox()
         commands: dict[str, list[str]] = {}
+        places = []
         for place, error in errors.items():
             if error is None:
                 continue
             if place and not os.path.isdir(self._folder_of(place)):
                 logger.warning(f"{place} was not published ({error}), and save_total_limit deleted it meanwhile")
             else:
+                places.append(place)
                 commands.setdefault(reason(error), []).append(self._command(repo, place))
-        return "\n".join(failure(repo, why, " && ".join(them)) for why, them in commands.items()) or None
+        message = "\n".join(failure(repo, why, " && ".join(them)) for why, them in commands.items())
+        return json.dumps({"message": message, "places": places}) if places else None
 
     def _clear_outbox(self) -> None:
         if self.is_world_process_zero():
