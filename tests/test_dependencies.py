@@ -1,4 +1,4 @@
-"""What the package imports is what pyproject.toml declares, and what is optional or slow is imported only where used."""
+"""What the package imports is what pyproject.toml declares; what is optional or slow is imported only where used."""
 
 import ast
 import builtins
@@ -20,13 +20,8 @@ from hf_diversity.metrics.page import import_gradio
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "hf_diversity"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-# Distributions that the package runs without, and what brings them
-OPTIONAL = {
-    "matplotlib": "plots",
-    "peft": "peft",
-    "gradio": None,
-    "triton": None,
-}  # a Space and torch bring the last two
+# Distributions that the package runs without, and the extras that bring them; torch brings Triton, a Space gradio
+OPTIONAL = {"matplotlib": "plots", "peft": "peft", "gradio": None, "triton": None}
 
 
 def canonical(name):
