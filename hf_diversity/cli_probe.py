@@ -34,7 +34,7 @@ def add_parser(subparsers: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def _add_option(parser: argparse.ArgumentParser, field: dataclasses.Field) -> None:
+def _add_option(parser: argparse.ArgumentParser, field: dataclasses.Field[Any]) -> None:
     option: dict[str, Any] = {"help": field.metadata["help"], "dest": field.name}
     kind = str(field.type)
     if kind == "bool":

@@ -214,7 +214,7 @@ def _patterns(model: nn.Module, attribute: str) -> Collection[str]:
     return getattr(model, attribute, None) or ()
 
 
-def _storage(tensor: torch.Tensor) -> tuple:
+def _storage(tensor: torch.Tensor) -> tuple[int, Shape, Shape]:
     return tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
 
 

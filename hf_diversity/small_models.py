@@ -139,10 +139,12 @@ ARCHITECTURES = tuple(default_cfgs)
 @register_model
 def small_cnn(pretrained: bool = False, **kwargs: Any) -> SmallCNN:
     """Three blocks of 32, 64 and 128 channels: 128 units in the last hidden layer, 94,186 weights for grey images."""
-    return build_model_with_cfg(SmallCNN, "small_cnn", pretrained, **kwargs)
+    model: SmallCNN = build_model_with_cfg(SmallCNN, "small_cnn", pretrained, **kwargs)
+    return model
 
 
 @register_model
 def small_mlp(pretrained: bool = False, **kwargs: Any) -> SmallMLP:
     """Hidden layers of 256 and 128 units: 235,146 weights for grey images of 28 x 28 pixels."""
-    return build_model_with_cfg(SmallMLP, "small_mlp", pretrained, **kwargs)
+    model: SmallMLP = build_model_with_cfg(SmallMLP, "small_mlp", pretrained, **kwargs)
+    return model

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 from transformers.utils import logging
 
@@ -70,7 +71,9 @@ class DiversityScheduleCallback(TrainerBoundCallback, ExportableState):
         settings = {"start": self.start, "warmup": self.warmup, "decay": self.decay, "final": self.final}
         return {"args": settings, "attributes": {}}
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Refuse to go on with another schedule than the checkpoint's."""
         super().on_train_begin(args, state, control, **kwargs)
         trainer = self._trainer_of(state)
@@ -94,6 +97,8 @@ class DiversityScheduleCallback(TrainerBoundCallback, ExportableState):
                 f"DiversityScheduleCallback(**{stored['args']}) to go on with it"
             )
 
-    def on_step_begin(self, args, state, control, **kwargs):
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Set the factor of this step."""
         self._trainer_of(state)._scale_diversity(self.factor(state.global_step, state.max_steps))

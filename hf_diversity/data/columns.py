@@ -145,7 +145,7 @@ def label_encoder(
             f"label_column {column!r} has {len(names)} class: nothing can be learned; type another column"
         )
 
-    def encode(labels, split: str) -> np.ndarray:
+    def encode(labels: Sequence[Any], split: str) -> np.ndarray:
         unknown = sorted({label for label in labels if label not in values}, key=str)
         if unknown:
             raise ValueError(

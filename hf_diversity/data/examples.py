@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,7 +59,9 @@ class ImageDataset(torch.utils.data.Dataset):
             made only once for a split, column, mode and processor.
     """
 
-    def __init__(self, split: Split, column: str, mode: str, processor: Any, change=None):
+    def __init__(
+        self, split: Split, column: str, mode: str, processor: Any, change: Callable[[Any], Any] | None = None
+    ):
         """See the class."""
         self.split, self.column, self.mode, self.processor, self.change = split, column, mode, processor, change
         key = (column, mode, str(processor.to_dict()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,7 @@ class _LogDeterminant(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, similarity: Tensor, jitter: float) -> Tensor:
+    def forward(ctx: Any, similarity: Tensor, jitter: float) -> Tensor:
         dtype = torch.float32 if similarity.device.type == "mps" else torch.float64
         with torch.autocast(similarity.device.type, enabled=False):
             matrix = similarity.to(dtype, copy=True)
@@ -27,7 +29,7 @@ class _LogDeterminant(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, upstream: Tensor):
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
         (factor,) = ctx.saved_tensors
         with torch.autocast(factor.device.type, enabled=False):
             # cholesky_inverse answers column-major, and reading that by rows is three times slower; as the inverse is
