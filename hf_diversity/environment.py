@@ -56,7 +56,7 @@ def as_text(environment: dict[str, Any]) -> str:
         "torch built for": f"CUDA {environment['cuda']}" if environment["cuda"] else f"HIP {environment['hip']}"
         if environment["hip"] else "CPU",
         "processes": environment["processes"],
-        **environment["variables"],
+        **{name: value or "(empty)" for name, value in environment["variables"].items()},
     }  # fmt: skip
     width = max(map(len, lines))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())

@@ -66,14 +66,18 @@ def test_extras():
 FRESH = """
 import importlib, pkgutil, sys
 
+MISSING = {"matplotlib", "peft", "gradio"}
+
 class Missing:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"matplotlib", "peft", "gradio"}:
+        if name.partition(".")[0] in MISSING:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-sys.meta_path.insert(0, Missing())
-import transformers.trainer
+import transformers.trainer  # imports PEFT by itself where it is installed
 before = set(sys.modules)
+for name in [name for name in sys.modules if name.partition(".")[0] in MISSING]:
+    del sys.modules[name]
+sys.meta_path.insert(0, Missing())
 import hf_diversity
 slow = {"timm", "evaluate", "matplotlib", "pyarrow.parquet", "scipy.stats", "sklearn", "IPython"}
 print("new:", *sorted(slow & (set(sys.modules) - before)))
