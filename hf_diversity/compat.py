@@ -220,7 +220,8 @@ def _storage(tensor: torch.Tensor) -> tuple[int, Shape, Shape]:
 
 def _as_saved(model: PreTrainedModel, own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The state dict under the names that `save_pretrained` writes; what is only renamed keeps its storage."""
-    return revert_weight_conversion(model, dict(own))
+    as_saved: dict[str, torch.Tensor] = revert_weight_conversion(model, dict(own))
+    return as_saved
 
 
 def _load_through_from_pretrained(model: nn.Module, folder: str) -> bool:

@@ -70,7 +70,8 @@ def mean_over_samples(means: Sequence[Tensor], count: int) -> tuple[Tensor, ...]
     """
     if world_size() == 1:
         return tuple(means)
-    return _WeightedMean.apply(count, *means)
+    averages: tuple[Tensor, ...] = _WeightedMean.apply(count, *means)
+    return averages
 
 
 class _Sum(torch.autograd.Function):
@@ -106,7 +107,8 @@ def real_batch_size(accelerator: Accelerator, batch_size: int) -> int:
     state = accelerator.gradient_state
     if world_size() == 1 or not state.end_of_dataloader or state.remainder <= 0:
         return batch_size
-    return min(max(state.remainder - accelerator.process_index * batch_size, 0), batch_size)
+    real: int = min(max(state.remainder - accelerator.process_index * batch_size, 0), batch_size)
+    return real
 
 
 def max_over_processes(tensor: Tensor) -> Tensor:

@@ -181,7 +181,8 @@ class DiversityMixin(CardMixin, CheckpointMixin):
                         model(**inputs)
                     else:  # the base class calls the model in a way of its own
                         super().compute_loss(model, inputs, num_items_in_batch=items)
-                yield self._drawn(self._rows(capture.take(store, training=False), capture, masks))
+                activations = capture.take(store, training=False)
+                yield self._drawn(rows_by_layer(activations, capture.targets, self.diversity, masks))
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
@@ -240,7 +241,7 @@ class DiversityMixin(CardMixin, CheckpointMixin):
             share = None if batch_size is None or real is None or real == batch_size else (real, batch_size)
             self._meter.update(rows_by_layer(activations, capture.targets, self.diversity, masks, share))
             return result
-        rows = self._rows(activations, capture, masks)
+        rows = rows_by_layer(activations, capture.targets, self.diversity, masks)
         task_loss = result[0] if return_outputs else result
         if self._first_step:
             self._first_step = False
@@ -297,11 +298,6 @@ class DiversityMixin(CardMixin, CheckpointMixin):
 
     def _masks(self, capture: ActivationCapture, inputs: dict[str, Any]) -> dict[str, Mask]:
         return {t.name: position_mask(inputs, t, self._is_encoder_decoder()) for t in capture.targets}
-
-    def _rows(
-        self, activations: dict[str, list[Tensor]], capture: ActivationCapture, masks: dict[str, Mask]
-    ) -> dict[str, Tensor]:
-        return rows_by_layer(activations, capture.targets, self.diversity, masks)
 
     def _drawn(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
         """At most `max_samples` of them; others in every step and process, without the global random state."""

@@ -9,7 +9,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Subset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
@@ -78,9 +78,10 @@ class TrainerBoundCallback(TrainerCallback):
         Not by `get_eval_dataloader`: with persistent workers it gives that of the evaluation set for any examples.
         """
         session = self._sessions[trainer]
-        if session.loader is None:
-            session.loader = trainer.get_test_dataloader(self._examples_of(trainer))
-        return session.loader
+        loader: DataLoader[Any] | None = session.loader
+        if loader is None:
+            loader = session.loader = trainer.get_test_dataloader(self._examples_of(trainer))
+        return loader
 
     def _examples_of(self, trainer: Any) -> Any:
         raise NotImplementedError  # of callbacks that have a loader
@@ -120,8 +121,7 @@ def some_examples(data: Any, size: int | None, seed: int, name: str) -> Any:
     if size is None or size >= len(data):
         return data
     chosen = np.sort(np.random.default_rng(seed).choice(len(data), size, replace=False)).tolist()
-    return data.select(chosen) if isinstance(data, datasets.Dataset) else Subset(_as_dataset(data), chosen)
-
-
-def _as_dataset(data: Any) -> Dataset[Any]:
-    return data  # Trainer takes anything with __len__ and __getitem__
+    if isinstance(data, datasets.Dataset):
+        return data.select(chosen)
+    dataset: Any = data  # Trainer takes anything with __len__ and __getitem__
+    return Subset(dataset, chosen)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from transformers import TrainerControl, TrainerState, TrainingArguments
-from transformers.integrations import TensorBoardCallback
+from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.utils import logging
 
 from ..config import DiversityConfig

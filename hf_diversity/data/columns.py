@@ -50,7 +50,7 @@ def find_column(
     for name in (wanted,) if wanted is not None else candidates:
         if name in dataset.column_names:
             return name
-    alike = [name for name, feature in dataset.features.items() if kind is not None and kind(feature)]
+    alike: list[str] = [name for name, feature in dataset.features.items() if kind is not None and kind(feature)]
     if not set(candidates) & set(LABEL_COLUMNS):
         alike = [name for name in alike if name not in LABEL_COLUMNS]  # classes may be written as texts
     if len(alike) == 1:

@@ -116,6 +116,7 @@ class _PairSum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, activations: Tensor, gamma: Tensor | float, with_gradient: bool) -> Tensor:
+        value: Tensor
         ctx.gamma = gamma
         if torch.compiler.is_compiling():
             value, gradient = torch.ops.hf_diversity.pair_sum(activations, _as_tensor(gamma), with_gradient)
@@ -147,7 +148,8 @@ class _Similarity(torch.autograd.Function):
         ctx.gamma = gamma
         ctx.save_for_backward(activations)
         if torch.compiler.is_compiling():
-            return torch.ops.hf_diversity.similarity(activations, _as_tensor(gamma))
+            matrix: Tensor = torch.ops.hf_diversity.similarity(activations, _as_tensor(gamma))
+            return matrix
         return _similarity(activations, gamma)
 
     @staticmethod
@@ -177,7 +179,8 @@ def pair_sum(activations: Tensor, gamma: Tensor | float) -> Tensor:
     Returns:
         0-dim, between 0 and D (D - 1); float64 for float64, float32 otherwise.
     """
-    return _PairSum.apply(activations, gamma, activations.requires_grad and torch.is_grad_enabled())
+    value: Tensor = _PairSum.apply(activations, gamma, activations.requires_grad and torch.is_grad_enabled())
+    return value
 
 
 def similarity(activations: Tensor, gamma: Tensor | float) -> Tensor:
@@ -192,4 +195,5 @@ def similarity(activations: Tensor, gamma: Tensor | float) -> Tensor:
     Returns:
         (D, D), symmetric, unit diagonal; float64 for float64, float32 otherwise.
     """
-    return _Similarity.apply(activations, gamma)
+    matrix: Tensor = _Similarity.apply(activations, gamma)
+    return matrix

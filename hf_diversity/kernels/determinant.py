@@ -50,4 +50,5 @@ def log_determinant(similarity: Tensor, jitter: float) -> Tensor:
     Returns:
         0-dim float64 (float32 on MPS); NaN where S + jitter I is not positive definite.
     """
-    return _LogDeterminant.apply(similarity, jitter)
+    value: Tensor = _LogDeterminant.apply(similarity, jitter)
+    return value

@@ -21,7 +21,7 @@ Returns:
 
 
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _INPUTS)
-class Accuracy(evaluate.Metric):
+class Accuracy(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
     """Accuracy, as a local module of the `evaluate` library."""
 
     def _info(self) -> evaluate.MetricInfo:

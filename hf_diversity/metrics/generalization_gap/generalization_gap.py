@@ -52,7 +52,7 @@ _SPLITS = ("train", "held_out")
 
 
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _INPUTS)
-class GeneralizationGap(evaluate.Measurement):
+class GeneralizationGap(evaluate.Measurement):  # type: ignore[misc]  # evaluate has no types
     """Generalisation gap, as a local module of the `evaluate` library."""
 
     config_name: str
@@ -81,7 +81,8 @@ class GeneralizationGap(evaluate.Measurement):
                     f"{', '.join(strange)}: this was loaded to take {', '.join(names)}; load it with "
                     f'config_name="{other}"'
                 )
-        return super().compute(**{**inputs, **checked_columns(names, inputs, len(self))})
+        results: dict[str, float] | None = super().compute(**{**inputs, **checked_columns(names, inputs, len(self))})
+        return results
 
     def _compute(self, metric: Any = None, lower_is_better: bool | None = None, **columns: Any) -> dict[str, float]:
         for name, column in columns.items():

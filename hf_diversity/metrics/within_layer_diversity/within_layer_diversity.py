@@ -40,7 +40,7 @@ Returns:
 
 
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _INPUTS)
-class WithinLayerDiversity(evaluate.Measurement):
+class WithinLayerDiversity(evaluate.Measurement):  # type: ignore[misc]  # evaluate has no types
     """Within-layer diversity, as a local module of the `evaluate` library."""
 
     def _info(self) -> evaluate.MeasurementInfo:
@@ -53,7 +53,9 @@ class WithinLayerDiversity(evaluate.Measurement):
 
     def compute(self, **inputs: Any) -> dict[str, float] | None:
         """Measure what is given and what `add` and `add_batch` have stored."""
-        return super().compute(**{**inputs, **checked_columns(["features"], inputs, len(self))})
+        columns = checked_columns(["features"], inputs, len(self))
+        results: dict[str, float] | None = super().compute(**{**inputs, **columns})
+        return results
 
     def _compute(
         self,
