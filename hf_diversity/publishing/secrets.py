@@ -7,7 +7,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import quote, quote_plus
 
 from huggingface_hub import get_token
@@ -115,7 +115,7 @@ def _mask(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return masked, secrets
 
 
-def _without_inner(word: str, hide) -> str:
+def _without_inner(word: str, hide: Callable[[str], str]) -> str:
     """A word without secrets inside it: in JSON, in an address, or known by their form."""
     word = _IN_JSON.sub(lambda m: f"{m[1]}{hide(m[3][1:-1])!r}" if is_secret_name(m[2]) else m[0], word)
     word = _IN_URL.sub(lambda m: f"{m[1]}:{hide(m[2])}@", word)
