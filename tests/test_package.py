@@ -103,15 +103,15 @@ def test_the_installed_wheel_passes_the_tests_of_the_sdist(built, tmp_path):
     venv.create(tmp_path / "venv", with_pip=False)
     python = tmp_path / "venv" / "bin" / "python"
     installed = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    [path] = built.glob("*.whl")
+    run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", path, env=environment)
     # An editable installation there is not seen: .pth files of a folder that a .pth file names are not read
     (installed / "present.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    [path] = built.glob("*.whl")
-    run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", path)
     [sdist] = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path, filter="data")
     [source] = tmp_path.glob("hf_diversity-*")
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     options = {"cwd": source, "env": environment}
     # -P: the current folder, which has the sources, is not looked at
     assert run(python, "-P", "-c", "import hf_diversity; print(hf_diversity.__file__)", **options).startswith(
