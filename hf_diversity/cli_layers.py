@@ -87,7 +87,8 @@ def build_model(name: str, image_size: int | None = None) -> nn.Module:
     if image_size is not None and hasattr(config, "image_size"):
         config.image_size = image_size
     architecture = getattr(transformers, next(iter(config.architectures or ()), ""), None)
-    return architecture(config) if architecture is not None else AutoModel.from_config(config)
+    model: nn.Module = architecture(config) if architecture is not None else AutoModel.from_config(config)
+    return model
 
 
 def table(name: str, inspection: Inspection, match: str | None = None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -125,8 +125,8 @@ def _run(
     received: dict[str, _Found] = {}
     handles = []
 
-    def keep(target: LayerTarget):
-        def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any = None) -> None:
+    def keep(target: LayerTarget) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None) -> None:
             found = received if target in heads else outputs
             source = output if target.point == "output" else (args or tuple(kwargs.values()))
             tensor = first_tensor(source)

@@ -58,7 +58,8 @@ def srip(weight: Tensor, iterations: int = 1, seed: int = 0) -> Tensor:
         with torch.no_grad():
             for _ in range(iterations):
                 vector = torch.nn.functional.normalize(_defect(matrix, vector), dim=0)
-        return torch.linalg.vector_norm(_defect(matrix, vector))
+        norm: Tensor = torch.linalg.vector_norm(_defect(matrix, vector))
+        return norm
 
 
 def _rows(weight: Tensor) -> Tensor:

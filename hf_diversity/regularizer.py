@@ -279,7 +279,7 @@ def at_constant_scale(rows: Tensor, count: int, synchronise: bool) -> Tensor:
 def norm_statistic(rows: Tensor) -> Tensor:
     """P = (1/N) sum_i ||a_i||^2 in float32 at least; 0 with a gradient path for no rows at all."""
     # Norms of rows first: squares of all activations would be written to memory and read again
-    norms = torch.linalg.vector_norm(upcast(rows), dim=1)
+    norms: Tensor = torch.linalg.vector_norm(upcast(rows), dim=1)
     return torch.dot(norms, norms) / max(rows.shape[0], 1)
 
 

@@ -75,7 +75,7 @@ def load_run(source: str | Path, revision: str | None = None, trust_remote_code:
         raise ValueError(
             f"{source} holds an adapter of PEFT and not the model below it: type "
             f"peft.AutoPeftModel.from_pretrained({str(source)!r}), or merge it (model.merge_and_unload()) and save "
-            "the result"
+            'the result; PEFT comes with pip install "hf_diversity[peft]"'
         )
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{source} holds no config.json: it is no model of transformers; name a finished run")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -15,7 +17,7 @@ class _LogDeterminant(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, similarity: Tensor, jitter: float) -> Tensor:
+    def forward(ctx: Any, similarity: Tensor, jitter: float) -> Tensor:
         dtype = torch.float32 if similarity.device.type == "mps" else torch.float64
         with without_autocast(similarity.device.type):
             matrix = similarity.to(dtype, copy=True)
@@ -29,7 +31,7 @@ class _LogDeterminant(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, upstream: Tensor):
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
         (factor,) = ctx.saved_tensors
         with without_autocast(factor.device.type):
             # cholesky_inverse answers column-major, and reading that by rows is three times slower; as the inverse is
@@ -48,4 +50,5 @@ def log_determinant(similarity: Tensor, jitter: float) -> Tensor:
     Returns:
         0-dim float64 (float32 on MPS); NaN where S + jitter I is not positive definite.
     """
-    return _LogDeterminant.apply(similarity, jitter)
+    value: Tensor = _LogDeterminant.apply(similarity, jitter)
+    return value

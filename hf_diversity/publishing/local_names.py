@@ -156,8 +156,12 @@ def _user() -> str:
         return ""
 
 
-def _patterns(names: set[str], keys: str, replacement: str) -> list[tuple[re.Pattern[str], str | Callable]]:
-    patterns: list[tuple[re.Pattern[str], str | Callable]] = []
+# What is looked for, and what takes its place
+_Pattern = tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
+
+
+def _patterns(names: set[str], keys: str, replacement: str) -> list[_Pattern]:
+    patterns: list[_Pattern] = []
     for name in sorted(names, key=len, reverse=True):
         word = re.escape(name)
         if not name.isalpha():

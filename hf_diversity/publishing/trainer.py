@@ -42,7 +42,7 @@ class PushMixin(_TrainerBase):
     """
 
     diversity: DiversityConfig
-    _pushes: dict[str, Future] | None = None
+    _pushes: dict[str, Future[Any]] | None = None
 
     @taking_what_takes(Trainer.train)
     def train(self, *args: Any, **kwargs: Any) -> Any:
