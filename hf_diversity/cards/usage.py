@@ -75,5 +75,5 @@ def _takes_pictures(model: PreTrainedModel, processor: Any) -> bool:
     """Whether it classifies pictures of three channels, and its processor comes with it."""
     kind = type(model).__name__
     if kind == "TimmWrapperForImageClassification":  # its processor is in its configuration
-        return (model.config.model_args or {}).get("in_chans", 3) == 3
+        return bool((model.config.model_args or {}).get("in_chans", 3) == 3)
     return kind.endswith("ForImageClassification") and processor is not None
