@@ -18,9 +18,9 @@ def main() -> DiversityTrainer:
         eval_dataset=images("test", 100),
         diversity=DiversityConfig(diversity_weight=1.0),
         callbacks=[
-            GeneralizationGapCallback(train_samples=100),  # gap_loss at each evaluation; positive is worse than train
+            GeneralizationGapCallback(train_samples=100),  # gap_loss at each evaluation; positive: worse
             LayerDiagnosticsCallback(samples=64),  # layers/<layer>/<quantity>, for the layers of the regulariser
-            DiversityScheduleCallback(warmup=0.5, decay="cosine"),  # both weights rise over half of training, then fall
+            DiversityScheduleCallback(warmup=0.5, decay="cosine"),  # both weights rise for half of training, then fall
         ],
     )
     trainer.train()

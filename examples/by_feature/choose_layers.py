@@ -5,20 +5,20 @@ python examples/by_feature/choose_layers.py
 On the command line, for a timm name, a Hub id or a folder: hf-diversity layers MODEL
 """
 
-from stand_ins import arguments, images, vision_transformer
+from stand_ins import arguments, rated_sentences, text_classifier
 
 from hf_diversity import DiversityConfig, DiversityTrainer, inspect_layers
 
 
 def main() -> DiversityTrainer:
     """Print the layers, train, and print the diversity of those that were chosen."""
-    model = vision_transformer()
+    model = text_classifier()
     print(inspect_layers(model, batch_size=32))  # * marks what layers=None takes
 
     # * stays within a dotted part of a name, ** crosses dots
-    diversity = DiversityConfig(layers=["**.layers.*", "vit.layernorm"], samples="positions", drop_prefix_tokens=True)
+    diversity = DiversityConfig(layers=["bert.encoder.layer.*", "**.intermediate"])
     trainer = DiversityTrainer(
-        model=model, args=arguments("choose_layers"), train_dataset=images("train", 320), diversity=diversity
+        model=model, args=arguments("choose_layers"), train_dataset=rated_sentences(320), diversity=diversity
     )
     trainer.train()
     last = [record for record in trainer.state.log_history if "diversity" in record][-1]

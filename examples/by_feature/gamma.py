@@ -1,4 +1,4 @@
-"""The sharpness of the similarity: a fixed gamma, one that follows the activations, and without the pull on their scale.
+"""The sharpness of the similarity: a fixed gamma, one that follows the activations, and no pull on their scale.
 
 python examples/by_feature/gamma.py
 """

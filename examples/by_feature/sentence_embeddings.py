@@ -9,11 +9,10 @@ from sentence_transformers import (
     SentenceTransformer,
     SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
-    losses,
-    models,
 )
-from stand_ins import sentences, tokenizer
-from transformers import BertConfig, BertModel
+from sentence_transformers.sentence_transformer import losses, modules
+from stand_ins import bert_config, sentences, tokenizer
+from transformers import BertModel
 
 from hf_diversity import DiversityConfig, DiversityMixin
 
@@ -24,15 +23,11 @@ class DiversitySentenceTransformerTrainer(DiversityMixin, SentenceTransformerTra
 
 def main() -> DiversitySentenceTransformerTrainer:
     """Train a tiny encoder on pairs of sentences, and print the parts of the last loss."""
-    folder, words = "outputs/examples/encoder", tokenizer()
+    folder = "outputs/examples/encoder"
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(words), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
-        max_position_embeddings=32,
-    )  # fmt: skip
-    BertModel(config).save_pretrained(folder)
-    words.save_pretrained(folder)
-    model = SentenceTransformer(modules=[models.Transformer(folder), models.Pooling(32)], device="cpu")
+    BertModel(bert_config()).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    model = SentenceTransformer(modules=[modules.Transformer(folder), modules.Pooling(32)], device="cpu")
     trainer = DiversitySentenceTransformerTrainer(
         model=model,
         args=SentenceTransformerTrainingArguments(

@@ -1,15 +1,23 @@
-"""What stands in for your model and data in these examples: a tiny vision transformer, embedded images, a few words."""
+"""What stands in for your model and data in these examples: tiny networks, the embedded images, and a few words."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, TrainingArguments, ViTConfig, ViTForImageClassification
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedTokenizerFast,
+    TrainingArguments,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
 from hf_diversity.data import load_embedded
 
-WORDS = "the a film plot cast was is and very not fine great lovely warm dull awful weak cold".split()
+GOOD, BAD = ["fine", "great", "lovely", "warm"], ["dull", "awful", "weak", "cold"]
+WORDS = ["the", "a", "film", "plot", "cast", "was", "is", "and", "very", "not", *GOOD, *BAD]
 SPECIAL = ["<pad>", "<eos>", "<unk>"]
 
 
@@ -54,3 +62,28 @@ def sentences(count: int, seed: int = 0) -> list[str]:
     """Words in random order, 4 to 9 of them."""
     draw = np.random.default_rng(seed)
     return [" ".join(draw.choice(WORDS, size=draw.integers(4, 10))) for _ in range(count)]
+
+
+def rated_sentences(count: int) -> list[dict]:
+    """Sentences as the model's inputs, of which those with more good words than bad ones are of class 1."""
+    texts = sentences(count)
+    tokens = tokenizer()(texts, padding="max_length", max_length=10)
+    scores = [sum((word in GOOD) - (word in BAD) for word in text.split()) for text in texts]
+    return [
+        {"input_ids": ids, "attention_mask": mask, "labels": int(score > 0)}
+        for ids, mask, score in zip(tokens["input_ids"], tokens["attention_mask"], scores, strict=True)
+    ]
+
+
+def bert_config() -> BertConfig:
+    """Two blocks of 32 units over these words."""
+    return BertConfig(
+        vocab_size=len(SPECIAL + WORDS), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=64, max_position_embeddings=32,
+    )  # fmt: skip
+
+
+def text_classifier() -> BertForSequenceClassification:
+    """BERT with two classes; the same weights each time."""
+    torch.manual_seed(0)
+    return BertForSequenceClassification(bert_config())
