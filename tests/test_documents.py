@@ -65,7 +65,7 @@ def here(checkout, monkeypatch):
 def test_there_are_pages_with_blocks_and_commands():
     assert {"README.md", "docs/theory.md", "recipes/README.md", "benchmarks/README.md"} <= set(pages())
     assert {block.language for block in blocks()} == LANGUAGES | {""}
-    assert len(block_commands()) > 50 < 5 * len(inline_commands())
+    assert len(block_commands()) > 50 and len(inline_commands()) > 10
 
 
 # ---- Python
@@ -84,7 +84,7 @@ def test_python_runs(page, here, monkeypatch):
     """The blocks of a page one after another; a block of text after one is what it prints."""
     if page.startswith("model_cards/"):
         monkeypatch.chdir("outputs/demo/diversity-0")  # a card lies in the run's folder
-    names = names_of_a_trainer(here)
+    names = names_of_a_trainer(here) if page == "README.md" else {}
     printed = ""
     for block in blocks("python", "text"):
         if block.page == page and block.language == "python":

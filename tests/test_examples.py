@@ -1,7 +1,6 @@
 """The scripts of examples/by_feature/: each runs, does what it says, and stands in the table."""
 
 import ast
-import math
 import re
 import runpy
 import subprocess
@@ -47,14 +46,13 @@ def test_the_table_is_the_folder():
         assert len(path.read_text().splitlines()) <= 65, path
 
 
-@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
-def test_the_command_of_the_docstring_starts_it(path, monkeypatch):
+def test_the_commands_of_the_docstrings_start_them(monkeypatch):
     monkeypatch.chdir(ROOT)
-    [command] = re.findall(
-        r"^((?:python|accelerate) .*)$", ast.get_docstring(ast.parse(path.read_text())), re.MULTILINE
-    )
-    assert command.endswith(f"examples/by_feature/{path.name}")
-    check(command.split(), monkeypatch)
+    for path in SCRIPTS:
+        lines = ast.get_docstring(ast.parse(path.read_text())).splitlines()
+        [command] = [line for line in lines if line.startswith(("python ", "accelerate "))]
+        assert command.endswith(f"examples/by_feature/{path.name}")
+        check(command.split(), monkeypatch)
 
 
 def test_basic(main, capsys):
@@ -96,9 +94,15 @@ def test_accumulation_and_precision(main):
 
 
 def test_own_loss(main):
-    records = steps(main("own_loss"))
-    # Cross entropy with smoothing has a floor, the entropy of the smoothed label
-    assert records[0]["task_loss"] == pytest.approx(math.log(10), abs=0.5)
+    trainer = main("own_loss")
+    steps(trainer)
+    data = trainer.train_dataset
+    with torch.no_grad():
+        logits = trainer.model.eval()(torch.stack([row["pixel_values"] for row in data])).logits
+    labels = torch.tensor([row["labels"] for row in data])
+    likelihood = logits.log_softmax(-1)
+    expected = -(0.9 * likelihood[range(len(data)), labels] + 0.1 * likelihood.mean(-1)).mean().item()
+    assert trainer.evaluate(data)["eval_loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_own_trainer(main):
@@ -140,7 +144,7 @@ def test_own_loop(main):
 def test_probe_layers(main):
     report = main("probe_layers")
     assert Path("outputs/examples/report/report.html").is_file()
-    assert [layer.name for layer in report.models[0].layers] == ["layer3", "layer4"]
+    assert [name.rpartition(".")[2] for name in report.models[0].layers] == ["layer3", "layer4"]
 
 
 def test_publish(main, capsys):
@@ -151,14 +155,13 @@ def test_publish(main, capsys):
 
 
 def test_several_processes(main, tmp_path):
-    """As it is typed; against one process, here."""
-    command = "accelerate.commands.launch --config_file recipes/accelerate/cpu_2.yaml".split()
+    """As it is typed, against one process."""
+    launcher = ["accelerate.commands.launch", "--config_file", str(ROOT / "recipes" / "accelerate" / "cpu_2.yaml")]
+    launcher += ["--main_process_port", "0"]  # any that is free: other tests launch at the same time
     done = subprocess.run(
-        [sys.executable, "-m", *command, str(FOLDER / "several_processes.py")],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+        [sys.executable, "-m", *launcher, str(FOLDER / "several_processes.py")],
+        cwd=tmp_path, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     [line] = re.findall(r"^2 processes: (.*)$", done.stdout, flags=re.MULTILINE)
     alone = main("several_processes")

@@ -3,7 +3,6 @@
 accelerate launch --config_file recipes/accelerate/cpu_2.yaml examples/by_feature/several_processes.py
 """
 
-from accelerate import PartialState
 from stand_ins import arguments, images, vision_transformer
 
 from hf_diversity import DiversityConfig, DiversityTrainer
@@ -11,16 +10,17 @@ from hf_diversity import DiversityConfig, DiversityTrainer
 
 def main() -> list[float]:
     """Train with a global batch of 32, and print the loss of each step."""
-    processes = PartialState(cpu=True).num_processes
+    settings = arguments("several_processes", max_steps=5)
+    settings.per_device_train_batch_size = 32 // settings.world_size
     trainer = DiversityTrainer(
         model=vision_transformer(),
-        args=arguments("several_processes", max_steps=5, per_device_train_batch_size=32 // processes),
+        args=settings,
         train_dataset=images("train", 160),
         diversity=DiversityConfig(diversity_weight=1.0, sync="global"),  # "local": over the samples of each process
     )
     trainer.train()
     losses = [record["loss"] for record in trainer.state.log_history if "task_loss" in record]
-    trainer.accelerator.print(f"{processes} processes:", *(f"{loss:.6f}" for loss in losses))
+    trainer.accelerator.print(f"{settings.world_size} processes:", *(f"{loss:.6f}" for loss in losses))
     return losses
 
 
