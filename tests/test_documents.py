@@ -6,6 +6,7 @@ import io
 import re
 import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 import study
@@ -124,17 +125,33 @@ def test_names_within_sentences_exist(page, line, code):
 # ---- the shell
 
 
-def start(command, request):
+def push(words, hub):
+    """To the Hub on this machine."""
+    hub.users = {token: ("me", right) for token, (_, right) in hub.users.items()}
+    assert cli.main(words) == 0
+    assert ("me/model" in hub.repositories) == ("--dry-run" not in words)
+
+
+def report(words):
+    """What is in the repository is what the command writes from the results beside it."""
+    study.main(words)
+    written = Path(words[1], "report.md").read_text(encoding="utf-8")
+    assert written == (ROOT / "recipes" / "results" / Path(words[1]).name / "report.md").read_text(encoding="utf-8")
+
+
+def start(words, request):
     """Run what is short; the rest would start."""
-    words = list(command)
-    if words[0] == "hf-diversity":
-        if words[1] == "push":
-            request.getfixturevalue("hub")  # on this machine
-        assert cli.main([*words[1:], *SHORT.get(words[1], [])]) == 0
-    elif words[:2] == ["python", "recipes/study.py"] and words[2] != "run":
-        study.main(words[2:])
-    else:
-        check(words, request.getfixturevalue("monkeypatch"))
+    match words:
+        case "hf-diversity", "push", *_:
+            push(words[1:], request.getfixturevalue("hub"))
+        case "hf-diversity", name, *_:
+            assert cli.main([*words[1:], *SHORT.get(name, [])]) == 0
+        case "python", "recipes/study.py", "report", *_:
+            report(words[2:])
+        case "python", "recipes/study.py", "status", *_:
+            study.main(words[2:])
+        case _:
+            check(words, request.getfixturevalue("monkeypatch"))
 
 
 @pytest.mark.parametrize("command", block_commands(), ids=str)
