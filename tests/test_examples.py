@@ -1,6 +1,7 @@
 """The scripts of examples/by_feature/: each runs, does what it says, and stands in the table."""
 
 import ast
+import math
 import re
 import runpy
 import subprocess
@@ -21,13 +22,13 @@ def main(tmp_path, monkeypatch):
     """Run an example's main() in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(FOLDER)
-    return lambda name: runpy.run_path(str(FOLDER / f"{name}.py"))["main"]()
+    return lambda name, **changes: runpy.run_path(str(FOLDER / f"{name}.py"))["main"](**changes)
 
 
 def steps(trainer):
     """The records of the steps, whose loss has the parts that it says."""
     records = [record for record in trainer.state.log_history if "task_loss" in record]
-    assert len(records) == trainer.state.global_step >= 5
+    assert len(records) >= 2
     config = trainer.diversity
     for record in records:
         penalty = config.diversity_weight * record["diversity"] + config.activation_weight * record["activation_norm"]
@@ -82,7 +83,8 @@ def test_callbacks(main, capsys):
     assert sum("gap_loss" in record for record in history) == 2
     assert sum("layers/classifier/effective_rank" in record for record in history) == 2
     scales = [record["diversity_scale"] for record in history if "diversity_scale" in record]
-    assert scales[:11] == pytest.approx([step / 10 for step in range(11)]) and scales[-1] == pytest.approx(0, abs=1e-9)
+    # After 4, 9, 14 and 19 of 20 steps: up over the first ten, then half a cosine over the nine that are left
+    assert scales == pytest.approx([0.4, 0.9, (1 + math.cos(math.pi * 4 / 9)) / 2, 0], abs=1e-9)
     printed = capsys.readouterr().out
     assert all(name in printed for name in ("gap_loss", "effective_rank", "diversity_scale"))
 
@@ -119,6 +121,7 @@ def test_timm_model(main):
 
 
 def test_peft_lora(main, capsys):
+    pytest.importorskip("peft")
     trainer = main("peft_lora")
     steps(trainer)
     assert (Path(trainer.args.output_dir) / "adapter_model.safetensors").is_file()
@@ -137,8 +140,8 @@ def test_sentence_embeddings(main):
 
 
 def test_own_loop(main):
-    similarities = main("own_loop")
-    assert similarities[-1] < similarities[0]
+    with_it, without = main("own_loop"), main("own_loop", diversity_weight=0.0)
+    assert with_it[0] == without[0] and with_it[-1] < 0.9 * without[-1]
 
 
 def test_probe_layers(main):

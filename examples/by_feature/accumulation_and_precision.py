@@ -17,14 +17,15 @@ CHOICES = {
 def main() -> dict[str, list[float]]:
     """Train three times from the same weights, and print the loss of each step.
 
-    The similarity is a mean over samples, so the first two differ by rounding alone (for `direct` and the norm term;
-    the other measures are those of each micro-batch).
+    The first two differ by rounding alone: `direct` and the norm term are means over samples. (Those of a whole matrix,
+    `logdet` say, are that of each micro-batch.)
     """
     losses = {}
     for name, changes in CHOICES.items():
-        model = vision_transformer()
         trainer = DiversityTrainer(
-            model=model, args=arguments("accumulation", max_steps=4, **changes), train_dataset=images("train", 256),
+            model=vision_transformer(),
+            args=arguments("accumulation", max_steps=4, logging_steps=1, **changes),
+            train_dataset=images("train", 256),
             diversity=DiversityConfig(diversity_weight=1.0, gamma=2.0, activation_weight=0.001),
         )  # fmt: skip
         trainer.train()

@@ -15,7 +15,7 @@ def main() -> DiversityTrainer:
         model=vision_transformer(),
         args=TrainingArguments(
             "outputs/examples/basic", num_train_epochs=2, per_device_train_batch_size=40, learning_rate=3e-3,
-            logging_steps=1, report_to="none", save_strategy="no", use_cpu=True, disable_tqdm=True,
+            logging_steps=5, report_to="none", save_strategy="no", use_cpu=True, disable_tqdm=True,
         ),
         train_dataset=images("train", 400),
         eval_dataset=images("test", 100),

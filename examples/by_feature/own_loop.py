@@ -10,8 +10,8 @@ from torch import nn
 from hf_diversity import functional
 
 
-def main() -> list[float]:
-    """Train a small network, and print the mean similarity of its hidden units before and after."""
+def main(diversity_weight: float = 3.0) -> list[float]:
+    """Train a small network, and print the mean similarity of its hidden units on the way."""
     torch.manual_seed(0)
     data = images("train", 256)
     inputs = torch.stack([row["pixel_values"] for row in data]).flatten(1)
@@ -27,7 +27,7 @@ def main() -> list[float]:
         if step % 10 == 0:
             print(f"step {step}: mean similarity {similarities[-1]:.4f}")
         loss = nn.functional.cross_entropy(head(activations), labels)
-        loss = loss + 3.0 * similarity + 0.001 * functional.activation_norm(activations)
+        loss = loss + diversity_weight * similarity + 0.001 * functional.activation_norm(activations)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

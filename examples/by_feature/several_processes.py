@@ -10,7 +10,7 @@ from hf_diversity import DiversityConfig, DiversityTrainer
 
 def main() -> list[float]:
     """Train with a global batch of 32, and print the loss of each step."""
-    settings = arguments("several_processes", max_steps=5)
+    settings = arguments("several_processes", max_steps=5, logging_steps=1)
     settings.per_device_train_batch_size = 32 // settings.world_size
     trainer = DiversityTrainer(
         model=vision_transformer(),
