@@ -17,7 +17,7 @@ CHOICES = {
 def main() -> dict[str, list[float]]:
     """Train three times from the same weights, and print the loss of each step.
 
-    The first two differ by rounding alone: `direct` and the norm term are means over samples. (Those of a whole matrix,
+    The first two differ by rounding alone: `direct` and the norm term are means over samples. (Those of a matrix,
     `logdet` say, are that of each micro-batch.)
     """
     losses = {}
