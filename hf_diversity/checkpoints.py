@@ -25,8 +25,8 @@ from transformers.utils import logging
 
 from .capture import ActivationCapture
 from .compat import restore_weights, rotate_checkpoints
-from .config import DiversityConfig
-from .publishing.trainer import CONFIG_NAME, PushMixin
+from .config import CONFIG_NAME, DiversityConfig
+from .publishing.trainer import PushMixin
 from .regularizer import DiversityRegularizer
 from .weight_regularizer import WeightRegularizer
 

@@ -29,6 +29,9 @@ SAMPLES = ("auto", "positions", "pooled", "first")
 SYNCS = ("global", "local")
 ON_NONFINITE = ("raise", "skip")
 
+CONFIG_NAME = "diversity_config.json"
+"""What the configuration is called beside a model and in a checkpoint."""
+
 
 @dataclass
 class DiversityConfig:

@@ -12,8 +12,7 @@ import transformers
 from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, PreTrainedModel
 
-from .config import DiversityConfig
-from .publishing.trainer import CONFIG_NAME
+from .config import CONFIG_NAME, DiversityConfig
 
 RESULTS_NAME = "results.json"
 _OF_PROCESSORS = (
