@@ -30,7 +30,9 @@ SYNCS = ("global", "local")
 ON_NONFINITE = ("raise", "skip")
 
 CONFIG_NAME = "diversity_config.json"
-"""What the configuration is called beside a model and in a checkpoint."""
+"""The configuration, beside a model and in a checkpoint."""
+STATE_NAME = "diversity_state.json"
+"""What the regulariser keeps over a restart, beside them."""
 
 
 @dataclass
