@@ -16,6 +16,7 @@ from .dummy_inputs import dummy_inputs
 from .kernels.dispatch import estimated_cost
 from .layers import glob_to_regex
 from .masks import position_mask
+from .modes import modes_put_back
 from .module_names import bare_model, plain_names
 from .output_head import find_last_hidden_layers
 from .samples import rows_by_layer
@@ -143,15 +144,12 @@ def _run(
     for head in heads:
         if head.point == "input":
             handles.append(head.module.register_forward_pre_hook(keep(head), with_kwargs=True))
-    modes = {module: module.training for module in model.modules()}
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with modes_put_back(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
             model.eval()(**inputs)
     finally:
         for handle in handles:
             handle.remove()
-        for module, training in modes.items():
-            module.training = training
     return [*outputs.values(), *received.values()], counter
 
 

@@ -73,7 +73,7 @@ ROOMS = {
     "data": Room("Data and small networks", "", ("data.*", "cifar_models", "small_models"), 10, 700, 320),
     "base": Room(
         "Base", "shared; imports nothing of the package",
-        ("tensors", "distributed", "module_names", "compat", "citations", "versions"), 11, 0, 650,
+        ("tensors", "distributed", "module_names", "modes", "compat", "citations", "versions"), 11, 0, 650,
     ),
 }  # fmt: skip
 
