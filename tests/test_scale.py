@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "benchmarks"))
 
 import collectives  # noqa: E402
+import scale  # noqa: E402
 
 
 def test_bytes_of_the_collectives_are_those_of_the_formula():
@@ -42,3 +43,18 @@ def test_bytes_of_the_collectives_are_those_of_the_formula():
 def test_the_formula_at_4096_units(settings, bytes_of_a_micro_batch):
     """The figures that the page names, written out."""
     assert collectives.of_micro_batch(DiversityConfig(**settings), [4096], step=0) == bytes_of_a_micro_batch
+
+
+@pytest.mark.parametrize("name", scale.COMPUTED)
+def test_the_page_holds_the_computed_tables(name):
+    made = scale.COMPUTED[name]()
+    assert len(made.splitlines()) > 4
+    assert f"<!-- {name} -->\n{made}\n<!-- end of {name} -->" in scale.PAGE.read_text(encoding="utf-8"), (
+        "type python benchmarks/scale.py --page, and read the page's text against its tables"
+    )
+
+
+def test_measured_tables_are_there():
+    page = scale.PAGE.read_text(encoding="utf-8")
+    for name in scale.MEASURED:
+        assert len(page.split(f"<!-- {name} -->")[1].split(f"<!-- end of {name} -->")[0].splitlines()) > 4, name
