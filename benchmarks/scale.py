@@ -265,9 +265,9 @@ def main(arguments=None):
         made = table()
         print(f"\n{name}\n{made}", flush=True)
         if options.page:
-            begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
+            begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
             head, rest = text.split(begin)
-            text = head + begin + made + end + rest.split(end)[1]
+            text = f"{head}{begin}{made}\n{end}{rest.split(end)[1]}"
     if options.page:
         PAGE.write_text(text, encoding="utf-8")
 
