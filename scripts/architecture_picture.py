@@ -40,7 +40,7 @@ ROOMS = {
     "probe": Room("Probe", "a report on any checkpoint", ("probe.*",), 1, 600, 420),
     "checkpoints": Room("Checkpoints", "whole or not", ("checkpoints",), 2, 55, 200),
     "step": Room(
-        "One step", "what the trainer needs around the loss",
+        "One step", "around the loss",
         ("window", "rehearsal", "first_step", "ddp", "loss_scale", "training_log", "nonfinite"), 2, 275, 290,
     ),
     "callbacks": Room("Callbacks", "", ("callbacks.*",), 2, 600, 155),
