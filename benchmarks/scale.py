@@ -1,7 +1,7 @@
 """What the regulariser costs at many GPUs and large widths: the tables of docs/scale.md.
 
     python benchmarks/scale.py             # print the computed tables
-    python benchmarks/scale.py --measure   # also measure on this CPU what can be (about 2 minutes)
+    python benchmarks/scale.py --measure   # also measure on this CPU what can be (3 to 6 minutes)
     python benchmarks/scale.py --page      # write what was printed into docs/scale.md
 
 Computed is what follows from the bytes of `collectives.py`, from counting the operations in the kernels, and from the
@@ -72,7 +72,7 @@ def memory_bytes(measure, samples, units):
         return 4 * elements, 8 * elements + 8 * 129 * samples * math.ceil(units / 1024)
     if measure == "logdet":  # the Cholesky factor in float64; averaged S, its copy and factor in float64
         return 8 * matrix, 20 * matrix + 4 * elements
-    return 4 * elements + 8 * matrix, 4 * elements + 16 * matrix  # centred rows; moments, payload and copies
+    return 4 * elements + 8 * matrix, 4 * elements + 20 * matrix  # centred rows; moments, payload and copies
 
 
 def step_seconds(units, tokens):
@@ -209,8 +209,8 @@ def approximation_table():
         exact = _gradient(weight, inputs, loss)
         local = [sum(_gradient(weight, part, loss) for part in inputs.split(n)) / (total // n) for n in (4, 64, 512)]
         drawn = [_gradient(weight, inputs[torch.randperm(total)[:n]], loss) for n in (64, 256, 1024)]
-        rows.append([name, *(f"{_relative(found, exact):.1g}" for found in [*local, *drawn])])
-    head = ["", *(f"local, N = {n}" for n in (4, 64, 512)), *(f"max_samples {n:,}" for n in (64, 256, 1024))]
+        rows.append([name, *(f"{float(f'{_relative(found, exact):.1g}'):g}" for found in [*local, *drawn])])
+    head = ["", *(f"local, N = {n}" for n in (4, 64, 512)), *(f"{n:,} drawn" for n in (64, 256, 1024))]
     return _table(head, rows)
 
 
