@@ -28,6 +28,13 @@ def add_parser(subparsers: Any) -> None:
         default="",
         help="push into this folder; last-checkpoint and checkpoint-STEP take along what a resumed training reads",
     )
+    parser.add_argument(
+        "--include",
+        metavar="PATTERN",
+        action="append",
+        default=[],
+        help="also publish files of other names, for example 'data/*.csv'; may be repeated",
+    )
     parser.add_argument("--dry-run", action="store_true", help="list what would leave, and send nothing")
     parser.set_defaults(run=run)
 
@@ -42,6 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         revision=arguments.revision,
         create_pr=arguments.create_pr,
         path_in_repo=arguments.path_in_repo.strip("/"),
+        include=tuple(arguments.include),
     )
     folder = Path(arguments.folder).expanduser()
     check_request(folder, destination)

@@ -5,9 +5,13 @@ import math
 import re
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
+import numpy as np
 import pytest
+import torch
 import yaml
 from common.arguments import RunArguments
 from common.report import make_card
@@ -206,12 +210,25 @@ def test_a_trainer_with_a_card_of_its_own_keeps_it(tmp_path):
     assert "# Own" in card.text and "## The regulariser" in card.text
 
 
-def test_the_command_holds_no_secret(monkeypatch):
-    words = ["/home/me/train.py", "--hub_token", "hf_secret", "--api-key=abc", "--lr", "1", "--note", "two words"]
+@pytest.mark.parametrize(
+    ("module", "words", "processes", "expected"),
+    [
+        (None, ["/home/me/train.py", "--hub_token", "hf_secret", "--lr", "1", "--note", "two words"], 1,
+         "python train.py --hub_token ... --lr 1 --note 'two words'"),
+        (None, ["/home/me/train.py", "--lr", "1"], 2, "accelerate launch --num_processes 2 train.py --lr 1"),
+        ("package.train", ["/home/me/package/train.py", "--lr", "1"], 1, "python -m package.train --lr 1"),
+        ("package.__main__", ["/home/me/package/__main__.py"], 1, "python -m package"),
+        ("ipykernel_launcher", ["/x/ipykernel_launcher.py", "-f", "/x.json"], 1, ""),
+        (None, ["-c"], 1, ""),
+        (None, [], 1, ""),
+    ],
+)  # fmt: skip
+def test_the_command(monkeypatch, module, words, processes, expected):
+    main = ModuleType("__main__")
+    main.__spec__ = ModuleSpec(module, None) if module else None
+    monkeypatch.setitem(sys.modules, "__main__", main)
     monkeypatch.setattr(sys, "argv", words)
-    assert card_trainer._command() == "python train.py --hub_token ... --api-key=... --lr 1 --note 'two words'"
-    monkeypatch.setattr(sys, "argv", ["-c"])
-    assert card_trainer._command() == ""
+    assert card_trainer._command(processes) == expected
 
 
 def test_a_long_log_keeps_its_last_row():
@@ -238,6 +255,44 @@ def test_folders_are_told_by_their_last_part_and_never_linked(tmp_path):
     assert render(full_card(base_model="user/base", start="fine-tuned")).count("huggingface.co/user/base") == 1
     head, _ = parsed(text)
     assert "base_model" not in head and "datasets" not in head and data.base_model
+
+
+def test_numbers_of_numpy_and_missing_ones():
+    settings = {"lr": np.float32(0.5), "layers": ("a", np.int64(3)), "folder": Path("a"), "weights": torch.ones(2)}
+    card = full_card(settings=settings, metrics={"test": {"loss": np.float64(0.5), "accuracy": None}}, gaps={})
+    head, page = parsed(render(card))
+    assert "lr: 0.5" in page and "- 3" in page and "folder: a" in page and "numpy" not in page
+    assert [m["value"] for m in head["model-index"][0]["results"][0]["metrics"]] == [0.5]
+    assert "<td>–</td>" in page, "what was not measured"
+
+
+def test_an_address_of_a_person_becomes_no_link():
+    """GitHub makes a link of what looks like one; an entity does not."""
+    text = render(full_card("me@example.org", command="", settings={}))
+    _, page = parsed(text)
+    body = re.sub(r"`.*?`", "", text.split("---\n", 2)[2])
+    assert "@example" not in body and "me&#64;example.org" in body and "me@example.org" in page
+
+
+def test_a_benchmark_gets_its_entry(tmp_path):
+    card = full_card(datasets=[Dataset("d"), Dataset("e", "user/bench mark", "task_1")])
+    save(card, tmp_path)
+    [entry] = yaml.safe_load((tmp_path / ".eval_results" / "bench-mark.yaml").read_text())
+    assert entry["dataset"] == {"id": "user/bench mark", "task_id": "task_1"} and entry["value"] == 0.9
+    assert "accuracy" in entry["notes"]
+    save(full_card(), tmp_path / "none")
+    assert not (tmp_path / "none" / ".eval_results").exists(), "no data set names a task"
+
+
+def test_evaluation_sets_by_name():
+    history = [
+        {"step": 1, "eval_a_loss": 0.9, "eval_a_accuracy": 0.1},
+        {"step": 2, "eval_a_loss": 0.6, "eval_a_accuracy": 0.5, "eval_a_diversity": 1.0, "eval_a_runtime": 1.0},
+        {"step": 2, "eval_b_loss": 0.7},
+        {"step": 2, "gap_a_loss": 0.2},
+    ]
+    found = card_trainer._last_evaluations(history, {"a": [], "b": [], "c": []})
+    assert found == ({"a": {"loss": 0.6, "accuracy": 0.5}, "b": {"loss": 0.7}}, {"a": {"loss": 0.2}})
 
 
 def test_saved_cards_are_read_back(tmp_path):

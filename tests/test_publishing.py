@@ -7,12 +7,12 @@ import socket
 import pytest
 import torch
 from hub_server import AwaitPush
+from safetensors.torch import save_file
 from tiny import Images, arguments, tiny_timm
 from transformers import AutoModelForImageClassification
 
 from hf_diversity import DiversityConfig, DiversityTrainer
 from hf_diversity.cli import main
-from hf_diversity.publishing.cleaning import LocalNames, find_secret, known_secrets
 from hf_diversity.publishing.commit import Destination, PushError, publish
 from hf_diversity.timm_models import wrap_timm_model
 
@@ -126,30 +126,87 @@ def test_a_secret_in_a_file_stops_the_push_and_is_not_repeated(hub, run, capsys,
     assert file in error and secret not in error and REPO not in hub.repositories
 
 
-def test_names_and_paths_are_taken_out_and_words_are_not(machine):
-    names = LocalNames(machine / "my run", keep="someone")
-    kept = "direct, 17 nodes: https://example.org/home/page, /ratio/a, a/tmp/b, node-170, hf.co/someone/run"
-    assert names.remove(kept) == (kept, 0)
-    for text, expected in (
-        (f'"{machine}/my run/checkpoint-2"', '"checkpoint-2"'),
-        (f"in {machine}/a/b.json, at", "in b.json, at"),
-        ("(/home/else/model)", "(model)"),
-        (r'"C:\\Users\\me\\run"', '"run"'),
-        ("[](https://huggingface.co//home/else/model)", "[](https://huggingface.co/model)"),
-        (f"{USER}@{HOST}", "user@host"),
-        (f"on {HOST.split('.')[0]}", "on host"),
-    ):
-        assert names.remove(text)[0] == expected
+def test_json_stays_json_and_labels_stay(hub, run, machine):
+    (run / "results.json").write_text(json.dumps({"said": f'in "{machine}/a b/c", \\n or \\u', "n": [1.5, None]}))
+    config = json.loads((run / "config.json").read_text())
+    config["id2label"] = {"0": "/home/one", "1": "/home/two"}
+    (run / "config.json").write_text(json.dumps(config))
+    assert main(["push", str(run), REPO]) == 0
+    files = hub.repositories[REPO].files()
+    assert json.loads(files["results.json"]) == {"said": 'in "c", \\n or \\u', "n": [1.5, None]}
+    assert json.loads(files["config.json"])["id2label"] == config["id2label"]
 
 
-def test_settings_are_no_secrets(monkeypatch):
-    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
-    monkeypatch.setenv("HF_TOKEN_PATH", "/somewhere/token")
-    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")
-    secrets = known_secrets("hf_given_token")
-    assert find_secret(b"false /somewhere/token", secrets) is None
-    assert "WANDB_API_KEY" in find_secret(b"...0123456789abcdef...", secrets)
-    assert find_secret(b"hf_given_token", secrets) is not None
+def test_texts_in_utf_16_are_cleaned_too(hub, run, machine):
+    (run / "report.md").write_bytes(f"of {machine}/x\r\n".encode("utf-16"))
+    assert main(["push", str(run), REPO]) == 0
+    assert hub.repositories[REPO].files()["report.md"].decode("utf-16") == "of x\r\n"
+    (run / "report.md").write_bytes(f"of {SECRET}".encode("utf-16"))
+    assert main(["push", str(run), REPO]) == 1
+
+
+def test_data_stay_unless_they_are_named(hub, run, capsys):
+    (run / "data").mkdir()
+    for name in ("data/cat.png", "data/people.csv", "people.json", "page.html", "notes.txt"):
+        (run / name).write_text("data")
+    (run / "eval_results.json").write_text("{}")
+    (run / ".eval_results").mkdir()
+    (run / ".eval_results" / "bench.yaml").write_text("[]")
+    (run / ".eval_results" / "other.txt").write_text("stays")
+    (run / "README.md").write_text("![](drawn/curve.png)")
+    (run / "drawn").mkdir()
+    (run / "drawn" / "curve.png").write_text("a figure")
+    assert main(["push", str(run), REPO, "--dry-run"]) == 0
+    assert "people.csv  (its name is that of no model, card, figure or result" in capsys.readouterr().out
+    assert main(["push", str(run), REPO]) == 0
+    also = {"eval_results.json", "drawn/curve.png", ".eval_results/bench.yaml"}
+    assert hub.repositories[REPO].files().keys() == LEAVES | also
+    assert main(["push", str(run), REPO, "--include", "data/*.csv", "--include", "train.log"]) == 0
+    assert hub.repositories[REPO].files().keys() == LEAVES | also | {"data/people.csv", "train.log"}
+    assert main(["push", str(run), REPO, "--include", "*"]) == 0
+    left = {"training_args.bin", "optimizer.pt", ".env", "_notes.md", "link.md"}
+    assert not left & hub.repositories[REPO].files().keys()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", "git lfs pull"),
+        (b"", "save the model again"),
+        (b"\x10\x00\x00\x00\x00\x00\x00\x00{", "save the model again"),
+    ],
+)
+def test_what_is_no_whole_safetensors_file_is_refused(hub, run, capsys, content, message):
+    (run / "model.safetensors").write_bytes(content)
+    assert main(["push", str(run), REPO]) == 1
+    error = capsys.readouterr().err
+    assert "no whole safetensors file" in error and message in error and REPO not in hub.repositories
+
+
+@pytest.mark.parametrize(("note", "message"), [(SECRET, "SERVICE_API_KEY"), ("/home/me/base", "local path")])
+def test_metadata_of_weights_are_searched(hub, run, capsys, note, message):
+    save_file({"w": torch.zeros(2)}, run / "model.safetensors", metadata={"note": note})
+    assert main(["push", str(run), REPO]) == 1
+    assert message in capsys.readouterr().err and REPO not in hub.repositories
+
+
+def test_names_of_files_are_searched(hub, run, capsys):
+    (run / f"results-{HOST}.json").write_text("{}")
+    assert main(["push", str(run), REPO, "--dry-run"]) == 0
+    assert "its name holds that of the user or the machine" in capsys.readouterr().out
+    (run / f"results-{SECRET}.json").write_text("{}")
+    assert main(["push", str(run), REPO, "--dry-run"]) == 1
+
+
+def test_a_trainer_says_what_it_does_not_publish(hub, tmp_path, caplog):
+    trainer = DiversityTrainer(
+        model=wrap_timm_model(tiny_timm("test_resnet")), args=arguments(tmp_path, hub_model_id=REPO),
+        train_dataset=Images(8), diversity=DiversityConfig(),
+    )  # fmt: skip
+    (tmp_path / "people.csv").write_text("data")
+    trainer.push_to_hub()
+    assert "not published: people.csv" in caplog.text and "--include" in caplog.text
+    assert "people.csv" not in hub.repositories[REPO].files()
 
 
 def test_nothing_that_reaches_the_server_tells_of_the_machine(hub, machine, monkeypatch):

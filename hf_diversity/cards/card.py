@@ -16,8 +16,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .. import citations
 from ..config import DiversityConfig
-from ..publishing.cleaning import LocalNames
+from ..publishing.local_names import LocalNames
 from . import markdown
+from .eval_results import save_eval_results
 
 TAGS = ("hf_diversity", "within-layer-diversity")
 NAME = "README.md"
@@ -35,10 +36,18 @@ _CITED = {
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set; `hub_id` is None for what is not on the Hub."""
+    """A data set.
+
+    Attributes:
+        name: how the card calls it.
+        hub_id: None for what is not on the Hub.
+        benchmark_task: the task in its `eval.yaml`, if the data set is a benchmark with a leaderboard on the Hub: then
+            the test result is also written as `.eval_results`.
+    """
 
     name: str
     hub_id: str | None = None
+    benchmark_task: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,7 @@ class Card:
         parameters: how many it has.
         datasets: it was trained on.
         layers: that were regularised.
-        metrics: by split ("train", "validation", "test"; or "eval"), loss first.
+        metrics: by split ("train", "validation", "test"; or "eval"), loss first; None for what was not measured.
         gaps: by split, how much worse than in training; positive means worse.
         twins: the same run with other regularisers.
         notes: sentences about data and evaluation.
@@ -88,7 +97,7 @@ class Card:
     parameters: int | None = None
     datasets: Sequence[Dataset] = ()
     layers: Sequence[str] = ()
-    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    metrics: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     gaps: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     twins: Sequence[Twin] = ()
     notes: Sequence[str] = ()
@@ -124,7 +133,8 @@ def metadata(card: Card) -> ModelCardData:
     finite are left out, since YAML has no agreed form of them.
     """
     split = next((name for name in MEASURED_ON if card.metrics.get(name)), None)
-    values = {name: float(v) for name, v in card.metrics[split].items() if math.isfinite(v)} if split else {}
+    found = card.metrics[split] if split else {}
+    values = {name: float(value) for name, value in found.items() if value is not None and math.isfinite(value)}
     results = None
     if card.task and card.datasets and values and split:
         data = card.datasets[0]
@@ -179,14 +189,16 @@ def _without_local_names(card: Card) -> Card:
         if isinstance(value, str):
             return names.remove(value)[0]
         if isinstance(value, Mapping):
-            return {clean(key): clean(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
+            return {key if key is None else clean(str(key)): clean(item) for key, item in value.items()}
+        if isinstance(value, list | tuple | set):
             return [clean(item) for item in value]
         if isinstance(value, Dataset | Twin):
             return dataclasses.replace(
                 value, **{f.name: clean(getattr(value, f.name)) for f in dataclasses.fields(value)}
             )
-        return value
+        if hasattr(value, "tolist"):  # of numpy or torch
+            return clean(value.tolist())
+        return value if value is None or isinstance(value, bool | int | float | DiversityConfig) else clean(str(value))
 
     values = {f.name: clean(getattr(card, f.name)) for f in dataclasses.fields(card)}
     # A folder is no model that others could find
@@ -229,10 +241,12 @@ def save(card: Card, folder: str | Path) -> Path:
 
     Raises:
         ValueError: the metadata cannot be read back.
+        ImportError: a data set names a task of a benchmark, and huggingface_hub does not know `.eval_results`.
     """
     text = render(card)
     ModelCard(text)  # raises where its metadata is no YAML mapping
     path = Path(folder) / NAME
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
+    save_eval_results(card, path.parent)
     return path

@@ -9,7 +9,7 @@ _SPECIAL = re.compile(r"([\\`*_\[\]#!|~$&<>])")
 # What begins a list or a rule at the start of a line
 _LIST = re.compile(r"^(\d*)([-+=.)])")
 # What becomes a link by itself
-_LINK = re.compile(r"(?<=\w):(?=//)|(?<=www)\.", re.IGNORECASE)
+_LINK = re.compile(r"(?<=\w):(?=//)|(?<=www)\.|(?<=[\w.+-])@(?=\w)", re.IGNORECASE)
 
 
 def plain_text(value: object) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,20 +10,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
 from huggingface_hub import ModelCard
-from transformers import PreTrainedModel, Trainer
+from transformers import Trainer
 from transformers.modelcard import TrainingSummary
+from transformers.utils import logging
 
+from .. import plots
 from ..compat import taking_what_takes
 from ..config import DiversityConfig
+from ..publishing.secrets import mask_arguments
 from ..versions import installed_versions
 from .card import NAME, TAGS, Card, Dataset, render_regulariser, save
 from .training_log import TECHNICAL, training_log_rows
+from .usage import usage_code
+
+logger = logging.get_logger(__name__)
 
 # What the regulariser adds to an evaluation is in the table of the log, and says nothing of the model's quality
 _OURS = ("diversity", "activation_norm", "gamma")
-_SECRET_OPTION = re.compile(r"token|secret|passw|key", re.IGNORECASE)
+FIGURE = "training.png"
 _PACKAGES = ("hf-diversity", "torch", "transformers", "accelerate", "timm")
 
 if TYPE_CHECKING:
@@ -57,18 +61,18 @@ class CardMixin(_TrainerBase):
         names = ("language", "license", "tags", "model_name", "finetuned_from", "tasks", "dataset_tags", "dataset",
                  "dataset_args")  # fmt: skip
         summary = TrainingSummary.from_trainer(self, **dict(zip(names, args, strict=False)), **kwargs)
-        save(self._card(summary), path.parent)
+        save(self._card(summary, _draw_training(self.state.log_history, path.parent)), path.parent)
         if is_peft:
             self.accelerator.unwrap_model(self.model).create_or_update_model_card(str(path.parent))
             _add_tags(path)  # PEFT writes tags of its own in their place
 
-    def _card(self, summary: TrainingSummary | None) -> Card:
+    def _card(self, summary: TrainingSummary | None, figures: Sequence[str] = ()) -> Card:
         model: Any = self.accelerator.unwrap_model(self.model)
         common: dict[str, Any] = {"diversity": self.diversity, "layers": self._layer_names()}
         if summary is None:
             return Card("", **common)
         history = self.state.log_history
-        metrics = _last_evaluation(history)
+        metrics, gaps = _last_evaluations(history, self.eval_dataset)
         tasks = _as_list(summary.tasks)
         settings = {name: str(value) for name, value in (summary.hyperparameters or {}).items()}
         ids, names = _as_list(summary.dataset_tags), _as_list(summary.dataset)
@@ -79,11 +83,14 @@ class CardMixin(_TrainerBase):
             start="fine-tuned" if summary.finetuned_from else "",
             parameters=sum(p.numel() for p in model.parameters()),
             datasets=[Dataset(n, ids[i] if i < len(ids) else None) for i, n in enumerate(names or ids)],
-            metrics={"eval": metrics} if metrics else {},
-            gaps=_last_gaps(history) if metrics else {},
+            metrics=metrics,
+            gaps=gaps,
             log=training_log_rows(history),
-            usage=_usage(model, getattr(self, "hub_model_id", None) or self.args.hub_model_id or "."),
-            command=_command(),
+            figures=figures,
+            usage=usage_code(
+                model, self.processing_class, getattr(self, "hub_model_id", None) or self.args.hub_model_id or "."
+            ),
+            command=_command(self.args.world_size),
             settings=settings,
             environment=_environment(self.args),
             languages=_as_list(summary.language),
@@ -114,10 +121,37 @@ def _add_section(path: Path, card: Card) -> None:
     found.save(path)
 
 
-def _last_evaluation(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The metrics of the last evaluation, without the prefix and without what is no quality of the model."""
-    record = next((r for r in reversed(history) if "eval_loss" in r), {})
-    values = {key.removeprefix("eval_"): value for key, value in record.items() if key.startswith("eval_")}
+def _draw_training(history: list[dict[str, float]], folder: Path) -> list[str]:
+    """Draw what was logged; no figure without matplotlib, which is optional."""
+    if sum("loss" in record for record in history) < 2:
+        return []
+    try:
+        pyplot = plots.import_pyplot()
+    except ImportError as error:
+        logger.info(f"the card has no figure: {error}")
+        return []
+    figure, _ = plots.training_curves(history)
+    figure.savefig(folder / FIGURE, dpi=120)
+    pyplot.close(figure)
+    return [FIGURE]
+
+
+def _last_evaluations(
+    history: Sequence[Mapping[str, float]], sets: Any
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """Metrics and gaps by evaluation set ("eval" where it is one), of the last evaluation of each.
+
+    Without the prefix, and without what is no quality of the model.
+    """
+    prefixes = {name: f"{name}_" for name in sets} if isinstance(sets, Mapping) else {"eval": ""}
+    metrics = {name: _last(history, f"eval_{prefix}") for name, prefix in prefixes.items()}
+    gaps = {name: _last(history, f"gap_{prefix}") for name, prefix in prefixes.items() if metrics[name]}
+    return {name: found for name, found in metrics.items() if found}, {n: found for n, found in gaps.items() if found}
+
+
+def _last(history: Sequence[Mapping[str, float]], prefix: str) -> dict[str, float]:
+    record = next((r for r in reversed(history) if f"{prefix}loss" in r), {})
+    values = {key.removeprefix(prefix): value for key, value in record.items() if key.startswith(prefix)}
     return {
         key: float(value)
         for key, value in values.items()
@@ -125,33 +159,15 @@ def _last_evaluation(history: Sequence[Mapping[str, float]]) -> dict[str, float]
     }
 
 
-def _last_gaps(history: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    record = next((r for r in reversed(history) if "gap_loss" in r), {})
-    gaps = {key.removeprefix("gap_"): float(value) for key, value in record.items() if key.startswith("gap_")}
-    return {"eval": gaps} if gaps else {}
-
-
-def _usage(model: torch.nn.Module, source: str) -> str:
-    kind = type(model).__name__
-    if not isinstance(model, PreTrainedModel) or not hasattr(transformers, kind):
+def _command(processes: int = 1) -> str:
+    """What was typed, without secrets; nothing where it was no script (a notebook, a test)."""
+    module = getattr(sys.modules.get("__main__"), "__spec__", None)
+    name = module.name.removesuffix(".__main__") if module else ""
+    if not sys.argv or "ipykernel" in sys.argv[0] or not (name or sys.argv[0].endswith(".py")):
         return ""
-    return f"from transformers import {kind}\n\nmodel = {kind}.from_pretrained({source!r})"
-
-
-def _command() -> str:
-    """What was typed, with the values of options that are secrets left out; nothing where it was no script."""
-    if not sys.argv or not sys.argv[0].endswith(".py"):
-        return ""
-    words: list[str] = []
-    for word in [Path(sys.argv[0]).name, *sys.argv[1:]]:
-        option, equals, _ = word.partition("=")
-        if option.startswith("-") and equals and _SECRET_OPTION.search(option):
-            words.append(f"{option}=...")
-        elif words and words[-1].startswith("-") and "=" not in words[-1] and _SECRET_OPTION.search(words[-1]):
-            words.append("...")
-        else:
-            words.append(word)
-    return shlex.join(["python", *words])
+    launcher = ["python"] if processes == 1 else ["accelerate", "launch", "--num_processes", str(processes)]
+    script = ["-m", name] if name else [Path(sys.argv[0]).name]
+    return shlex.join([*launcher, *script, *mask_arguments(sys.argv[1:])])
 
 
 def _environment(args: Any) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..tensors import without_autocast
 from .backend import triton_serves
 from .dispatch import pair_sum_value
 from .tiles import similarity_backward, similarity_forward
@@ -30,13 +31,13 @@ def _as_number(gamma: Tensor | float) -> Tensor | float:
 
 
 def _pair_sum(activations: Tensor, gamma: Tensor | float, with_gradient: bool) -> tuple[Tensor, Tensor]:
-    with torch.no_grad(), torch.autocast(activations.device.type, enabled=False):
+    with torch.no_grad(), without_autocast(activations.device.type):
         value, gradient = pair_sum_value(_upcast(activations), _as_number(gamma), with_gradient)
     return value, value.new_empty(0) if gradient is None else gradient
 
 
 def _similarity(activations: Tensor, gamma: Tensor | float) -> Tensor:
-    with torch.no_grad(), torch.autocast(activations.device.type, enabled=False):
+    with torch.no_grad(), without_autocast(activations.device.type):
         upcast, gamma = _upcast(activations), _as_number(gamma)
         if triton_serves(upcast):
             from .triton_similarity import similarity_forward_triton
@@ -46,7 +47,7 @@ def _similarity(activations: Tensor, gamma: Tensor | float) -> Tensor:
 
 
 def _similarity_gradient(activations: Tensor, gamma: Tensor | float, upstream: Tensor) -> Tensor:
-    with torch.no_grad(), torch.autocast(activations.device.type, enabled=False):
+    with torch.no_grad(), without_autocast(activations.device.type):
         upcast, gamma = _upcast(activations), _as_number(gamma)
         upstream = upstream.to(upcast.dtype)
         if triton_serves(upcast):

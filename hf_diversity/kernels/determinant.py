@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..tensors import without_autocast
+
 
 class _LogDeterminant(torch.autograd.Function):
     """log det(S + eps I) = 2 sum_n log L_nn with L L^T = S + eps I; its gradient is (S + eps I)^-1.
@@ -15,7 +17,7 @@ class _LogDeterminant(torch.autograd.Function):
     @staticmethod
     def forward(ctx, similarity: Tensor, jitter: float) -> Tensor:
         dtype = torch.float32 if similarity.device.type == "mps" else torch.float64
-        with torch.autocast(similarity.device.type, enabled=False):
+        with without_autocast(similarity.device.type):
             matrix = similarity.to(dtype, copy=True)
             matrix.diagonal().add_(jitter)
             factor, info = torch.linalg.cholesky_ex(matrix)
@@ -29,7 +31,7 @@ class _LogDeterminant(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, upstream: Tensor):
         (factor,) = ctx.saved_tensors
-        with torch.autocast(factor.device.type, enabled=False):
+        with without_autocast(factor.device.type):
             # cholesky_inverse answers column-major, and reading that by rows is three times slower; as the inverse is
             # symmetric, its transpose is the same matrix in row-major order.
             inverse = torch.cholesky_inverse(factor).T

@@ -12,8 +12,9 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from .cleaning import LocalNames, known_secrets
 from .files import OutgoingFile, Selection, holds_weights, select_files
+from .local_names import LocalNames
+from .secrets import known_secrets
 
 _TRANSPORTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
 
@@ -52,6 +53,7 @@ class Destination:
         create_pr: open a pull request against main in place of a commit.
         path_in_repo: a folder in the repository. With `last-checkpoint` or `checkpoint-<step>` what a resumed training
             reads (optimiser, schedule, random state) is published with it.
+        include: patterns of further files to publish, by their path in the folder.
     """
 
     repo: str
@@ -59,6 +61,7 @@ class Destination:
     revision: str | None = None
     create_pr: bool = False
     path_in_repo: str = ""
+    include: tuple[str, ...] = ()
 
     def select(self, folder: str | os.PathLike[str], token: str | None = None) -> Selection:
         """What of `folder` would be published here; see `select_files`.
@@ -68,7 +71,7 @@ class Destination:
         """
         names = LocalNames(folder, keep=self.repo.partition("/")[0])
         resumable = self.path_in_repo.startswith("checkpoint-") or self.path_in_repo == "last-checkpoint"
-        return select_files(folder, known_secrets(token), names, self.path_in_repo, resumable)
+        return select_files(folder, known_secrets(token), names, self.path_in_repo, resumable, self.include)
 
     def command(self, folder: str | os.PathLike[str]) -> str:
         """What to type to publish `folder` here."""
@@ -77,6 +80,7 @@ class Destination:
             *(["--revision", self.revision] if self.revision else []),
             *(["--create-pr"] if self.create_pr else []),
             *(["--path-in-repo", self.path_in_repo] if self.path_in_repo else []),
+            *(word for pattern in self.include for word in ("--include", pattern)),
         ]
         return shlex.join(["hf-diversity", "push", str(folder), self.repo, *options])
 

@@ -18,7 +18,7 @@ from ..compat import taking_what_takes, uploads_taken_over
 from ..config import CONFIG_NAME, DiversityConfig
 from ..distributed import text_of_process_zero
 from .commit import Destination, PushError, failure, operations, reason
-from .files import OutgoingFile
+from .files import BY_NAME, OutgoingFile, Selection
 
 logger = logging.get_logger(__name__)
 
@@ -128,7 +128,9 @@ class PushMixin(_TrainerBase):
         outbox = os.path.join(self._run_folder, OUTBOX_NAME, f"{self.state.global_step}-{path_in_repo or 'run'}")
         result: Any
         try:
-            files = Destination(repo_id, path_in_repo=path_in_repo).select(folder_path, token).files
+            selection = Destination(repo_id, path_in_repo=path_in_repo).select(folder_path, token)
+            self._tell_of(selection)
+            files = selection.files
             if run_as_future and (path_in_repo or self.args.hub_always_push):
                 # The next checkpoint may delete these files, or write over them, before they are uploaded
                 files = tuple(_keep(file, outbox, link=bool(path_in_repo)) for file in files)
@@ -144,6 +146,15 @@ class PushMixin(_TrainerBase):
             result.add_done_callback(lambda _: shutil.rmtree(outbox, ignore_errors=True))
             self._pushes = {**(self._pushes or {}), path_in_repo: result}
         return result
+
+    def _tell_of(self, selection: Selection) -> None:
+        """Say which files Trainer would have published: nothing is left out in silence."""
+        names = sorted(name for name, reason in selection.left_out.items() if reason == BY_NAME)
+        if names:
+            logger.warning_once(
+                f"not published: {', '.join(names)}. By their names they are no model, card, figure or result; to "
+                f"publish them, type: hf-diversity push {self._run_folder} REPO --include PATTERN"
+            )
 
     def _failed_pushes(self) -> str | None:
         """Wait for the pushes; what to say of those that failed and that no later one made good, or None."""

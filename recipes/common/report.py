@@ -85,7 +85,7 @@ def make_card(results: dict[str, Any], usage: str) -> cards.Card:
         base_model=model["name"] if model["pretrained"] and "/" in model["name"] else None,
         start="fine-tuned from published weights" if model["pretrained"] else "trained from random weights",
         parameters=model["parameters"],
-        datasets=[cards.Dataset(data["name"], data["hub_id"])],
+        datasets=[cards.Dataset(data["name"], data["hub_id"], results["arguments"].get("benchmark_task"))],
         layers=list(dict.fromkeys(layer for layers in measured.values() for layer in layers)),
         metrics=results["metrics"],
         gaps=results["gaps"],
@@ -101,6 +101,7 @@ def make_card(results: dict[str, Any], usage: str) -> cards.Card:
             f"{drawn}; {software}; {hardware['processes']} process(es) on {hardware['device']} ({hardware['name']}), "
             f"{hardware['threads']} thread(s) each; {training['seconds']:.0f} s."
         ],
+        license=results["arguments"].get("license"),
         tags=[results["task"], *(["timm"] if model["library"] == "timm" else [])],
     )
 

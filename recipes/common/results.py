@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from hf_diversity.publishing.secrets import mask_arguments
 from hf_diversity.versions import installed_versions
 
 # Where things go, what follows from other settings, and what recipes set themselves.
@@ -57,13 +58,13 @@ def without_paths(text: str) -> str:
 
 
 def command(words: Sequence[str] | None = None) -> str:
-    """Return what was typed, without machine paths."""
+    """Return what was typed, without machine paths and secrets."""
     words = list(sys.argv if words is None else words)
     if words and Path(words[0]).is_absolute():
         # accelerate passes the script's full path on; people type it from the repository's root.
         words[0] = "/".join(Path(words[0]).parts[-2:])
     launcher = "accelerate launch" if "ACCELERATE_MIXED_PRECISION" in os.environ else "python"
-    return " ".join([launcher, *(shlex.quote(without_paths(word)) for word in words)])
+    return " ".join([launcher, *(shlex.quote(without_paths(word)) for word in mask_arguments(words))])
 
 
 def changed_fields(instance: Any) -> dict[str, Any]:
