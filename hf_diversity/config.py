@@ -29,6 +29,11 @@ SAMPLES = ("auto", "positions", "pooled", "first")
 SYNCS = ("global", "local")
 ON_NONFINITE = ("raise", "skip")
 
+CONFIG_NAME = "diversity_config.json"
+"""The configuration, beside a model and in a checkpoint."""
+STATE_NAME = "diversity_state.json"
+"""What the regulariser keeps over a restart, beside them."""
+
 
 @dataclass
 class DiversityConfig:

@@ -12,9 +12,8 @@ import transformers
 from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, PreTrainedModel
 
-from .config import DiversityConfig
+from .config import CONFIG_NAME, DiversityConfig
 from .publishing.files import TOKENIZERS
-from .publishing.trainer import CONFIG_NAME
 
 RESULTS_NAME = "results.json"
 _OF_PROCESSORS = (

@@ -10,6 +10,7 @@ from transformers.utils import logging
 
 from ..config import DiversityConfig
 from ..diagnostics import LayerDiagnostics, measure_diagnostics
+from ..layers import find_layers
 from ..weight_regularizer import find_weighted_layers
 from .bound import TrainerBoundCallback, evaluation_prefix, some_examples
 from .unnoticed import unnoticed
@@ -160,7 +161,5 @@ class LayerDiagnosticsCallback(TrainerBoundCallback):
 
 
 def _names(trainer: Any, model: Any) -> list[str]:
-    from ..layers import find_layers
-
     config = getattr(trainer, "diversity", None) or DiversityConfig()
     return [target.name for target in find_layers(model, config.layers, config.drop_prefix_tokens)]

@@ -26,9 +26,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from .. import cifar_models, small_models  # noqa: F401  register their architectures in timm
 from ..bandwidth import MedianGamma
-from ..checkpoints import STATE_NAME
-from ..config import DiversityConfig
-from ..publishing.trainer import CONFIG_NAME
+from ..config import CONFIG_NAME, STATE_NAME, DiversityConfig
 from ..timm_models import wrap_timm_model
 from .settings import ProbeSettings
 

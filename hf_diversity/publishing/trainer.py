@@ -16,14 +16,13 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from ..compat import taking_what_takes, uploads_taken_over
-from ..config import DiversityConfig
+from ..config import CONFIG_NAME, DiversityConfig
 from ..distributed import text_of_process_zero
 from .commit import Destination, PushError, failure, operations, reason
 from .files import BY_NAME, OutgoingFile, Selection
 
 logger = logging.get_logger(__name__)
 
-CONFIG_NAME = "diversity_config.json"
 OUTBOX_NAME = "_outgoing"  # transformers leaves out "_*"
 
 if TYPE_CHECKING:

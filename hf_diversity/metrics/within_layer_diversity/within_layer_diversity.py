@@ -7,8 +7,8 @@ import datasets
 import evaluate
 import torch
 
-from hf_diversity import DiversityConfig
 from hf_diversity.citations import WLD_REG_BIBTEX
+from hf_diversity.config import DiversityConfig
 from hf_diversity.diagnostics import layer_diagnostics
 from hf_diversity.functional import DEFAULT_JITTER
 from hf_diversity.measures import SimilarityMeasure, make_measure
