@@ -19,7 +19,8 @@ OUTSIDE = (
     "model_cards/*.md", "hf_diversity/data/NOTICE",
 )  # fmt: skip
 _LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(?=[)#])")
-_FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+_FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>([.,;:]?)', re.DOTALL)
+_BAR = re.compile(r"<mo[^>]*>(&#x(?:0007C|02016|02223|02225);)")
 
 
 def in_site(path: str) -> str:
@@ -67,6 +68,12 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 def on_page_content(content: str, **_: Any) -> str:
     """Turn formulas into MathML, which browsers draw without a script."""
-    return _FORMULA.sub(
-        lambda m: convert(html.unescape(m[2]), display="inline" if m[1] == "span" else "block"), content
-    )
+
+    def drawn(match: re.Match[str]) -> str:
+        formula = convert(html.unescape(match[2]), display="inline" if match[1] == "span" else "block")
+        # Bars are taken for operators between two terms, with space around them, and grow by themselves
+        formula = _BAR.sub(r'<mo lspace="0" rspace="0" stretchy="false">\1', formula)
+        # No line may begin with the comma after a formula
+        return f'<span class="formula">{formula}{match[3]}</span>' if match[3] else formula
+
+    return _FORMULA.sub(drawn, content)

@@ -104,7 +104,8 @@ def test_every_public_name_has_its_place_in_the_reference(pages):
     assert {"hf_diversity", "hf_diversity.functional", "hf_diversity.callbacks", "hf_diversity.theory"} <= modules
     for module in modules:
         names = [name for name in importlib.import_module(module).__all__ if not name.startswith("__")]
-        missing = [name for name in names if f"{module}.{name}" not in anchors]
+        # A function whose module has its name is shown under its own place
+        missing = [name for name in names if not anchors & {f"{module}.{name}", f"{module}.{name}.{name}"}]
         assert not missing, f"{module}: {missing}"
 
 
