@@ -73,7 +73,7 @@ def on_page_content(content: str, **_: Any) -> str:
         formula = convert(html.unescape(match[2]), display="inline" if match[1] == "span" else "block")
         # Bars are taken for operators between two terms, with space around them, and grow by themselves
         formula = _BAR.sub(r'<mo lspace="0" rspace="0" stretchy="false">\1', formula)
-        # No line may begin with the comma after a formula
-        return f'<span class="formula">{formula}{match[3]}</span>' if match[3] else formula
+        # One that is too wide scrolls; no line may begin with the comma after a formula
+        return f'<{match[1]} class="formula">{formula}{match[3]}</{match[1]}>'
 
     return _FORMULA.sub(drawn, content)
