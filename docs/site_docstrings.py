@@ -1,7 +1,7 @@
 """Docstrings for the site, read from the source: nothing is imported.
 
-The help texts of a configuration are its fields' docstrings, `Example:` is a section of code, and a docstring that only
-says `See the class.` is none.
+The help texts of a configuration are its fields' docstrings, `Example:` is a section of code, and a docstring that
+only says `See the class.` is none.
 """
 
 from __future__ import annotations

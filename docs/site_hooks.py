@@ -1,4 +1,4 @@
-"""What the site needs beside the pages in this folder: pages from elsewhere in the repository, and formulas as MathML."""
+"""What the site needs beside the pages in this folder: pages from elsewhere in the repository, and drawn formulas."""
 
 from __future__ import annotations
 
