@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM = false
 export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: help env demo test test-min test-slow test-gpu bench lint clean
+.PHONY: help env demo test test-min test-slow test-gpu docs bench lint clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -36,6 +36,9 @@ test-gpu: $(VENV)/.installed  ## run the tests that need a GPU
 
 test-min:  ## run the tests on the oldest versions that pyproject.toml allows
 	$(MAKE) test VENV=.venv-min PIP_ARGS='--constraint tests/constraints-min.txt'
+
+docs: $(VENV)/.installed  ## build the documentation into outputs/site, to be opened as files
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: $(VENV)/.installed  ## measure every bar of the performance table
 	$(BIN)/python benchmarks/run.py

@@ -13,12 +13,12 @@ def find_browser():
     return next((path for name in BROWSERS if (path := shutil.which(name))), None)
 
 
-def browse(page, *options, width=1200, height=900, folder):
+def browse(page, *options, width=1200, height=900, folder, query=""):
     """Run the browser on a page and return (standard output, standard error)."""
     command = [
         find_browser(), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr",
         f"--user-data-dir={folder}", f"--window-size={width},{height}", "--virtual-time-budget=5000",
-        "--proxy-server=127.0.0.1:9", *options, page.as_uri(),
+        "--proxy-server=127.0.0.1:9", *options, page.as_uri() + query,
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

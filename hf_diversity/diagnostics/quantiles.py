@@ -10,8 +10,8 @@ from torch import Tensor
 from ..distributed import gather_over_processes, max_over_processes, sum_over_processes
 from .checks import float64
 
-# At which quantiles of D(x) are reported
 PROBABILITIES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
+"""At which quantiles of D(x) are reported."""
 
 EXACT_SAMPLES = 2**20
 """Up to so many samples of a layer, over all processes, quantiles are exact: 8 MB."""

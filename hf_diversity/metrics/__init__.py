@@ -13,6 +13,7 @@ from pathlib import Path
 import evaluate
 
 NAMES = ("accuracy", "generalization_gap", "within_layer_diversity")
+"""The modules that are there."""
 
 
 def path(name: str) -> str:

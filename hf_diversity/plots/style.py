@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-# Okabe and Ito's: people with any kind of colour blindness can tell them apart; lines also differ in style
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's: people with any kind of colour blindness can tell them apart; lines also differ in style."""
 STYLES = ("-", "--", "-.", ":")
 MARKERS = "osD^v<>"
 
