@@ -20,6 +20,7 @@ torch.set_num_threads(1)
 import accuracy  # noqa: E402
 import direct  # noqa: E402
 import gpu  # noqa: E402
+import import_time  # noqa: E402
 import memory  # noqa: E402
 import report  # noqa: E402
 import similarity  # noqa: E402
@@ -39,6 +40,7 @@ def parts(options):
         "memory": memory.peaks,
         "accuracy": lambda: accuracy.sweep(large=not options.quick),
         "steps": lambda: steps.shares(5 if options.quick else 16),
+        "import": import_time.against_trainer,
         "gpu": lambda: gpu.compare(options.rounds),
     }
 
@@ -47,7 +49,7 @@ def main(arguments=None):
     """Run, print, write; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--only", nargs="+", metavar="PART", help="direct sweeps curves logdet memory accuracy steps gpu"
+        "--only", nargs="+", metavar="PART", help="direct sweeps curves logdet memory accuracy steps import gpu"
     )
     parser.add_argument("--rounds", type=int, default=15, help="repetitions of which the median is taken")
     parser.add_argument("--quick", action="store_true", help="fewer steps and no 8,192-wide accuracy cases")

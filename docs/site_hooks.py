@@ -16,7 +16,8 @@ ROOT = Path(__file__).parent.parent
 OUTSIDE = (
     "README.md", "CHANGELOG.md", "recipes/README.md", "recipes/RESULTS.md", "recipes/paper_index.md",
     "recipes/results/*/report.md", "recipes/results/*/*.png", "benchmarks/README.md", "benchmarks/*.png",
-    "model_cards/*.md", "hf_diversity/data/NOTICE",
+    "model_cards/*.md", "model_cards/*/*.png", "hf_diversity/data/NOTICE", "CONTRIBUTING.md",
+    "examples/by_feature/*.md", "examples/by_feature/*.py",
 )  # fmt: skip
 _LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(?=[)#])")
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>([.,;:]?)', re.DOTALL)

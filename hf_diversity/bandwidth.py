@@ -107,7 +107,7 @@ class MedianGamma:
     that is all there is. Everything stays on the device; only `state_dict` reads it.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         """Start without any estimate."""
         self._average: dict[str, Tensor] = {}  # (2,): sum of weights x log2 m, sum of weights
         self._gammas: dict[str, Tensor] = {}  # what follows from the averages

@@ -40,7 +40,9 @@ class LayerTarget:
         return f"the input of {self.name!r}" if self.point == "input" else f"layer {self.name!r}"
 
 
-class _Captured(NamedTuple):
+class Captured(NamedTuple):
+    """What a hook saw of one run of a layer."""
+
     tensor: Tensor
     version: int | None
     grad_enabled: bool
@@ -49,7 +51,7 @@ class _Captured(NamedTuple):
 class TemporaryHook:
     """A hook in whose place a copy or a pickle of the model, made while it is registered, gets an inert callable."""
 
-    def __deepcopy__(self, memo: dict) -> Any:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """For copy.deepcopy."""
         return _INERT
 
@@ -64,9 +66,9 @@ class _Hook(TemporaryHook):
     def __init__(self, target: LayerTarget, key: str):
         self.target = target
         self.key = key
-        self.store: dict[str, list[_Captured]] | None = None
+        self.store: dict[str, list[Captured]] | None = None
 
-    def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any = None) -> None:
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None) -> None:
         if self.store is None:
             return
         source = output if self.target.point == "output" else (args if args else tuple(kwargs.values()))
@@ -78,7 +80,7 @@ class _Hook(TemporaryHook):
             )
         # A compiler makes in-place operations functional, and an inference tensor has no version to look at
         has_version = not torch.compiler.is_compiling() and not tensor.is_inference()
-        captured = _Captured(tensor, tensor._version if has_version else None, torch.is_grad_enabled())
+        captured = Captured(tensor, tensor._version if has_version else None, torch.is_grad_enabled())
         self.store.setdefault(self.key, []).append(captured)
 
 
@@ -131,13 +133,13 @@ class ActivationCapture:
         ]
 
     @contextlib.contextmanager
-    def armed(self) -> Iterator[dict[str, list[_Captured]]]:
+    def armed(self) -> Iterator[dict[str, list[Captured]]]:
         """Collect what the layers produce inside; the hooks are gone afterwards, and nothing else refers to the store.
 
         A torch.compile that happens inside traces the hooks and keeps them in its graph, whose guards ignore that they
         are taken off between calls; the hook objects are the same at every call, so nothing is compiled again.
         """
-        store: dict[str, list[_Captured]] = {}
+        store: dict[str, list[Captured]] = {}
         handles: list[RemovableHandle] = []
         try:
             for hook in self._hooks:
@@ -155,7 +157,7 @@ class ActivationCapture:
             for hook in self._hooks:
                 hook.store = None
 
-    def take(self, store: Mapping[str, list[_Captured]], training: bool) -> dict[str, list[Tensor]]:
+    def take(self, store: Mapping[str, list[Captured]], training: bool) -> dict[str, list[Tensor]]:
         """The activations by layer, one tensor for each time the layer ran.
 
         Args:
@@ -194,7 +196,7 @@ class ActivationCapture:
             activations[target.name] = merge_replicas([c.tensor for c in captured])
         return activations
 
-    def _why_no_gradient(self, target: LayerTarget, captured: list[_Captured]) -> str:
+    def _why_no_gradient(self, target: LayerTarget, captured: list[Captured]) -> str:
         hidden = not any(c.grad_enabled for c in captured)
         cached = (
             " If the loss caches gradients and runs the model a second time in the backward pass (the Cached... "

@@ -25,14 +25,13 @@ from transformers.utils import logging
 
 from .capture import ActivationCapture
 from .compat import restore_weights, rotate_checkpoints
-from .config import DiversityConfig
-from .publishing.trainer import CONFIG_NAME, PushMixin
+from .config import CONFIG_NAME, STATE_NAME, DiversityConfig
+from .publishing.trainer import PushMixin
 from .regularizer import DiversityRegularizer
 from .weight_regularizer import WeightRegularizer
 
 logger = logging.get_logger(__name__)
 
-STATE_NAME = "diversity_state.json"
 # Neither transformers' search for checkpoints nor its push to the Hub (which leaves out "_*") looks in here
 STAGING_NAME = "_incomplete"
 

@@ -98,14 +98,16 @@ ARCHITECTURES = tuple(default_cfgs)
 def cifar_resnet20(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """ResNet-20 (3 stages of 3 basic blocks; 16, 32, 64 channels), but with timm's stem of 64 channels, not 16."""
     arguments = {"block": BasicBlock, "layers": (3, 3, 3), "channels": (16, 32, 64), **kwargs}
-    return build_model_with_cfg(CifarResNet, "cifar_resnet20", pretrained, **arguments)
+    model: CifarResNet = build_model_with_cfg(CifarResNet, "cifar_resnet20", pretrained, **arguments)
+    return model
 
 
 @register_model
 def cifar_resnet50(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """ResNet-50 (3, 4, 6, 3 bottlenecks) behind a CIFAR stem."""
     arguments = {"block": Bottleneck, "layers": (3, 4, 6, 3), **kwargs}
-    return build_model_with_cfg(CifarResNet, "cifar_resnet50", pretrained, **arguments)
+    model: CifarResNet = build_model_with_cfg(CifarResNet, "cifar_resnet50", pretrained, **arguments)
+    return model
 
 
 @register_model
@@ -113,11 +115,13 @@ def cifar_resnext29_8x16d(pretrained: bool = False, **kwargs: Any) -> CifarResNe
     """ResNeXt-29 (3 stages of 3 bottlenecks), cardinality 8, 16 channels a group; `base_width=64` makes it 8x64d."""
     arguments: dict[str, Any] = {"block": Bottleneck, "layers": (3, 3, 3), "channels": (64, 128, 256)}
     arguments |= {"cardinality": 8, "base_width": 16, **kwargs}
-    return build_model_with_cfg(CifarResNet, "cifar_resnext29_8x16d", pretrained, **arguments)
+    model: CifarResNet = build_model_with_cfg(CifarResNet, "cifar_resnext29_8x16d", pretrained, **arguments)
+    return model
 
 
 @register_model
 def cifar_densenet_bc_100_12(pretrained: bool = False, **kwargs: Any) -> CifarDenseNet:
     """DenseNet-BC with 100 layers (3 blocks of 16) and growth rate k = 12, compression 0.5."""
     arguments = {"growth_rate": 12, "block_config": (16, 16, 16), **kwargs}
-    return build_model_with_cfg(CifarDenseNet, "cifar_densenet_bc_100_12", pretrained, **arguments)
+    model: CifarDenseNet = build_model_with_cfg(CifarDenseNet, "cifar_densenet_bc_100_12", pretrained, **arguments)
+    return model

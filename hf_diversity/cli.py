@@ -7,10 +7,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from . import cli_layers, cli_probe, cli_push
+from . import cli_env, cli_layers, cli_probe, cli_push
 
 # Each has `add_parser(subparsers)`, whose parser sets `run`: called with the arguments, returns the exit status
-_COMMANDS = (cli_layers, cli_probe, cli_push)
+_COMMANDS = (cli_layers, cli_probe, cli_push, cli_env)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_parser(subparsers)
     arguments = parser.parse_args(argv)
     try:
-        status = arguments.run(arguments)
+        status: int = arguments.run(arguments)
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # the reader, say `head`, has enough

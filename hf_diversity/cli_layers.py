@@ -14,11 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from .config import SAMPLES, DiversityConfig
-from .inspection import Inspection, LayerRow, inspect_layers
-from .layers import glob_to_regex
-
-# They give what they receive
-NO_ACTIVATIONS_OF_THEIR_OWN = {"Identity", "Dropout", "DropPath", "StochasticDepth"}
+from .inspection import inspect_layers, table
 
 
 def add_parser(subparsers: Any) -> None:
@@ -87,52 +83,5 @@ def build_model(name: str, image_size: int | None = None) -> nn.Module:
     if image_size is not None and hasattr(config, "image_size"):
         config.image_size = image_size
     architecture = getattr(transformers, next(iter(config.architectures or ()), ""), None)
-    return architecture(config) if architecture is not None else AutoModel.from_config(config)
-
-
-def table(name: str, inspection: Inspection, match: str | None = None) -> str:
-    """The rows as text of at most 100 columns, or more where names are long: they are there to be copied.
-
-    Raises:
-        ValueError: `match` matches no module.
-    """
-    rows = [row for row in inspection.rows if row.units is not None and row.kind not in NO_ACTIVATIONS_OF_THEIR_OWN]
-    defaults = [row for row in inspection.rows if row.default and row.units is not None]
-    hidden = len(inspection.rows) - len(rows)
-    if match is not None:
-        expression = glob_to_regex(match)
-        rows = [row for row in rows if expression.fullmatch(row.name)]
-        if not rows:
-            raise ValueError(f"--match {match!r} matches no module of {name}; type ** to cross dots")
-    head = ("layer", "module", "output, batch first", "units", "samples", "ms")
-    cells = [head] + [
-        (_short(row), _cut(row.kind, 20), " x ".join(map(str, row.shape or ())), f"{row.units}", f"{row.samples}",
-         f"{row.milliseconds:.2g}" if (row.milliseconds or 0) < 10 else f"{row.milliseconds:.0f}")
-        for row in rows
-    ]  # fmt: skip
-    widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
-    lines = ["  ".join(_align(c, w, i) for i, (c, w) in enumerate(zip(line, widths, strict=True))) for line in cells]
-    notes = [
-        f"{len(rows)} modules; a forward pass of the batch is {inspection.forward_flops / 1e9:.3g} GFLOP.",
-        "ms: an estimate of direct with its gradient for one batch, on one CPU thread (within about 30 %).",
-    ]
-    if hidden:
-        notes.append(f"{hidden} more modules have no activations of their own, or cannot be regularised.")
-    if defaults:
-        notes.append(f"* layers=None takes {', '.join(f'the {row.point} of {row.name!r}' for row in defaults)}.")
-    elif inspection.no_default:
-        notes.append("layers=None finds no output head here: name layers.")
-    return "\n".join([*(line.rstrip() for line in lines), "", *notes])
-
-
-def _short(row: LayerRow) -> str:
-    return f"* {row.name} ({row.point})" if row.default else row.name
-
-
-def _align(cell: str, width: int, column: int) -> str:
-    return cell.ljust(width) if column < 3 else cell.rjust(width)
-
-
-def _cut(text: str, width: int) -> str:
-    """The end of a long class name, which tells modules apart."""
-    return text if len(text) <= width else "…" + text[len(text) - width + 1 :]
+    model: nn.Module = architecture(config) if architecture is not None else AutoModel.from_config(config)
+    return model

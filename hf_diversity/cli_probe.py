@@ -34,7 +34,7 @@ def add_parser(subparsers: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def _add_option(parser: argparse.ArgumentParser, field: dataclasses.Field) -> None:
+def _add_option(parser: argparse.ArgumentParser, field: dataclasses.Field[Any]) -> None:
     option: dict[str, Any] = {"help": field.metadata["help"], "dest": field.name}
     kind = str(field.type)
     if kind == "bool":
@@ -56,12 +56,11 @@ def _add_option(parser: argparse.ArgumentParser, field: dataclasses.Field) -> No
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, write and say what was found."""
-    import matplotlib
-
+    from .plots.style import import_pyplot
     from .probe.report import is_report
     from .probe.run import probe
 
-    matplotlib.use("Agg")
+    import_pyplot().switch_backend("Agg")
     models = [*([] if arguments.model is None else [arguments.model]), *arguments.compare]
     values: dict[str, Any] = {}
     for field in dataclasses.fields(ProbeSettings):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .publishing.files import Selection
 
 
 def add_parser(subparsers: Any) -> None:
@@ -28,6 +31,14 @@ def add_parser(subparsers: Any) -> None:
         default="",
         help="push into this folder; last-checkpoint and checkpoint-STEP take along what a resumed training reads",
     )
+    parser.add_argument(
+        "--include",
+        metavar="PATTERN",
+        action="append",
+        default=[],
+        help="also publish files of other names, for example 'data/*.csv'; may be repeated",
+    )
+    parser.add_argument("--message", default="Publish the run", help="of the commit")
     parser.add_argument("--dry-run", action="store_true", help="list what would leave, and send nothing")
     parser.set_defaults(run=run)
 
@@ -42,6 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
         revision=arguments.revision,
         create_pr=arguments.create_pr,
         path_in_repo=arguments.path_in_repo.strip("/"),
+        include=tuple(arguments.include),
+        message=arguments.message,
     )
     folder = Path(arguments.folder).expanduser()
     check_request(folder, destination)
@@ -53,17 +66,30 @@ def run(arguments: argparse.Namespace) -> int:
         for name, reason in selection.left_out.items():
             print(f"{'stays':>9}  {name}  ({reason})")
     total = f"{len(selection.files)} files, {_size(sum(file.size for file in selection.files))}"
+    for note in _notes(selection):
+        print(f"note: {note}")
     if arguments.dry_run:
         print(f"{total} would go to {arguments.repo}; nothing was sent.")
         return 0
     print(f"{total} go to {arguments.repo} ...", flush=True)
     try:
-        published = publish(folder, destination)
+        published = publish(folder, destination, selection=selection)
     except PushError as error:
         print(f"hf-diversity: {error}", file=sys.stderr)
         return 1
     print(published.url if published.changed else f"Nothing has changed: {published.url}")
     return 0
+
+
+def _notes(selection: Selection) -> list[str]:
+    """What a reader of the repository would miss."""
+    card = next((file for file in selection.files if PurePosixPath(file.path).name == "README.md"), None)
+    if card is None:
+        return ["there is no README.md: the model will have no card"]
+    content = card.source.read_bytes() if card.content is None else card.content
+    if b"\nlicense:" not in content:
+        return ["the card names no licence: add a line license: apache-2.0 (say) to the metadata of README.md"]
+    return []
 
 
 def _size(count: float) -> str:

@@ -214,13 +214,14 @@ def _patterns(model: nn.Module, attribute: str) -> Collection[str]:
     return getattr(model, attribute, None) or ()
 
 
-def _storage(tensor: torch.Tensor) -> tuple:
+def _storage(tensor: torch.Tensor) -> tuple[int, Shape, Shape]:
     return tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
 
 
 def _as_saved(model: PreTrainedModel, own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The state dict under the names that `save_pretrained` writes; what is only renamed keeps its storage."""
-    return revert_weight_conversion(model, dict(own))
+    as_saved: dict[str, torch.Tensor] = revert_weight_conversion(model, dict(own))
+    return as_saved
 
 
 def _load_through_from_pretrained(model: nn.Module, folder: str) -> bool:

@@ -29,6 +29,11 @@ SAMPLES = ("auto", "positions", "pooled", "first")
 SYNCS = ("global", "local")
 ON_NONFINITE = ("raise", "skip")
 
+CONFIG_NAME = "diversity_config.json"
+"""The configuration, beside a model and in a checkpoint."""
+STATE_NAME = "diversity_state.json"
+"""What the regulariser keeps over a restart, beside them."""
+
 
 @dataclass
 class DiversityConfig:
@@ -146,7 +151,7 @@ class DiversityConfig:
         },
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Turn numbers given as text into numbers, and validate."""
         if isinstance(self.gamma, str) and self.gamma != "median":
             try:
@@ -270,14 +275,14 @@ class DiversityConfig:
                 raise ValueError(f"unknown key {key!r} for DiversityConfig: {hint}")
         return cls(**values)
 
-    def to_json_file(self, path: str | os.PathLike) -> None:
+    def to_json_file(self, path: str | os.PathLike[str]) -> None:
         """Write the fields to `path` as JSON."""
         with open(path, "w", encoding="utf-8") as file:
             json.dump(self.to_dict(), file, indent=2)
             file.write("\n")
 
     @classmethod
-    def from_json_file(cls, path: str | os.PathLike) -> DiversityConfig:
+    def from_json_file(cls, path: str | os.PathLike[str]) -> DiversityConfig:
         """Read what `to_json_file` wrote; an unknown key is an error."""
         with open(path, encoding="utf-8") as file:
             return cls.from_dict(json.load(file))

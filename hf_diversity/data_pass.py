@@ -14,6 +14,7 @@ from .config import DiversityConfig
 from .distributed import real_batch_size
 from .layers import find_layers
 from .masks import position_mask
+from .modes import modes_put_back
 from .samples import rows_by_layer
 
 
@@ -40,9 +41,8 @@ def iterate_rows(
     capture = ActivationCapture(targets, model)
     is_encoder_decoder = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
     device = next(model.parameters()).device
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
+    with modes_put_back(model):
+        model.eval()
         for batch in dataloader:
             if not isinstance(batch, Mapping):
                 raise TypeError(
@@ -59,9 +59,6 @@ def iterate_rows(
             if on_batch is not None:
                 on_batch(batch, outputs)
             yield rows
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def _real_share(accelerator: Any, batch: Mapping[str, Any]) -> tuple[int, int] | None:

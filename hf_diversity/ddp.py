@@ -10,23 +10,23 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .capture import TemporaryHook
+from .capture import Captured, TemporaryHook
 
 
 class _AddOutputs(TemporaryHook):
     def __init__(self, tensors: Callable[[], list[Tensor]]):
         self.tensors = tensors
 
-    def __call__(self, module: nn.Module, args: tuple, output: Any) -> Any:
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         return output, self.tensors()
 
 
 class _DropOutputs(TemporaryHook):
-    def __call__(self, module: nn.Module, args: tuple, output: Any) -> Any:
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         return output[0]
 
 
-def captured_as_outputs(model: nn.Module, store: Mapping[str, list]) -> AbstractContextManager[None]:
+def captured_as_outputs(model: nn.Module, store: Mapping[str, list[Captured]]) -> AbstractContextManager[None]:
     """Show DDP the captured activations among the outputs of the forward passes inside, see `shown_as_outputs`.
 
     Args:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .tensors import check_activations, upcast
+from .tensors import check_activations, upcast, without_autocast
 
 VCREG_EPS = 1e-4
 """Added to the variances before the root, whose gradient at 0 is infinite; that of VICReg and VCReg."""
@@ -29,7 +29,7 @@ def moments(activations: Tensor, shift: Tensor) -> Tensor:
     Returns:
         (1 + D, D), means over samples: first that of a - shift, then that of (a - shift) (a - shift)^T.
     """
-    with torch.autocast(activations.device.type, enabled=False):
+    with without_autocast(activations.device.type):
         centred = upcast(activations)
         centred = centred - shift.to(centred)
         return torch.cat([centred.mean(0, keepdim=True), centred.T @ centred / len(centred)])

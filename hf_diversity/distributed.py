@@ -6,9 +6,11 @@ Without an initialised process group, or with one process, each function is the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate import Accelerator
 from torch import Tensor
 
 
@@ -39,7 +41,7 @@ class _WeightedMean(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, count: int, *means: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, count: int, *means: Tensor) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         dtype = torch.float64 if any(mean.dtype == torch.float64 for mean in means) else torch.float32
         parts = [mean.to(dtype).reshape(-1) * count for mean in means]
@@ -51,7 +53,7 @@ class _WeightedMean(torch.autograd.Function):
         return tuple(a.reshape(mean.shape).to(mean.dtype) for a, mean in zip(averages, means, strict=True))
 
     @staticmethod
-    def backward(ctx, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         return None, *(None if g is None else (g * ctx.factor).to(g.dtype) for g in gradients)
 
 
@@ -68,20 +70,21 @@ def mean_over_samples(means: Sequence[Tensor], count: int) -> tuple[Tensor, ...]
     """
     if world_size() == 1:
         return tuple(means)
-    return _WeightedMean.apply(count, *means)
+    averages: tuple[Tensor, ...] = _WeightedMean.apply(count, *means)
+    return averages
 
 
 class _Sum(torch.autograd.Function):
     """Sum over processes; its gradient is the sum of theirs, which may differ."""
 
     @staticmethod
-    def forward(ctx, tensor: Tensor) -> Tensor:
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
         total = tensor.clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         total = gradient.contiguous().clone()
         dist.all_reduce(total)
         return total
@@ -95,7 +98,7 @@ def sum_with_gradient(tensor: Tensor) -> Tensor:
     return tensor if world_size() == 1 else _Sum.apply(tensor)
 
 
-def real_batch_size(accelerator, batch_size: int) -> int:
+def real_batch_size(accelerator: Accelerator, batch_size: int) -> int:
     """How many of this process's `batch_size` examples are real in an evaluation batch.
 
     accelerate repeats examples so that every process has a full last batch, and `gather_for_metrics` drops what
@@ -104,7 +107,8 @@ def real_batch_size(accelerator, batch_size: int) -> int:
     state = accelerator.gradient_state
     if world_size() == 1 or not state.end_of_dataloader or state.remainder <= 0:
         return batch_size
-    return min(max(state.remainder - accelerator.process_index * batch_size, 0), batch_size)
+    real: int = min(max(state.remainder - accelerator.process_index * batch_size, 0), batch_size)
+    return real
 
 
 def max_over_processes(tensor: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from .data_pass import iterate_rows
 from .distributed import sum_over_processes, world_size
 from .measures import Logdet, Measure, SimilarityMeasure, common_mean, make_measure
 from .regularizer import NonFiniteRegularizerError, check_rows, norm_statistic, why_not_finite
+from .tensors import without_autocast
 
 
 @dataclass
@@ -81,7 +82,7 @@ class DiversityMeter:
         """
         for name, values in rows.items():
             check_rows(name, values, alone=False)
-            with torch.autocast(values.device.type, enabled=False):
+            with without_autocast(values.device.type):
                 self._add(name, values)
 
     def _add(self, name: str, rows: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -14,10 +14,15 @@ from .capture import LayerTarget, first_tensor
 from .config import DiversityConfig
 from .dummy_inputs import dummy_inputs
 from .kernels.dispatch import estimated_cost
+from .layers import glob_to_regex
 from .masks import position_mask
+from .modes import modes_put_back
 from .module_names import bare_model, plain_names
 from .output_head import find_last_hidden_layers
 from .samples import rows_by_layer
+
+# They give what they receive
+NO_ACTIVATIONS_OF_THEIR_OWN = {"Identity", "Dropout", "DropPath", "StochasticDepth"}
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,6 @@ class Inspection:
 
     def __str__(self) -> str:
         """The table that `hf-diversity layers` prints."""
-        from .cli_layers import table
-
         return table("the model", self)
 
 
@@ -125,8 +128,8 @@ def _run(
     received: dict[str, _Found] = {}
     handles = []
 
-    def keep(target: LayerTarget):
-        def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any = None) -> None:
+    def keep(target: LayerTarget) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None) -> None:
             found = received if target in heads else outputs
             source = output if target.point == "output" else (args or tuple(kwargs.values()))
             tensor = first_tensor(source)
@@ -141,15 +144,12 @@ def _run(
     for head in heads:
         if head.point == "input":
             handles.append(head.module.register_forward_pre_hook(keep(head), with_kwargs=True))
-    modes = {module: module.training for module in model.modules()}
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with modes_put_back(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
             model.eval()(**inputs)
     finally:
         for handle in handles:
             handle.remove()
-        for module, training in modes.items():
-            module.training = training
     return [*outputs.values(), *received.values()], counter
 
 
@@ -178,3 +178,51 @@ def _measured(
         return replace(row, problem=f"{units} units and {samples} samples of {activations.dtype}")
     samples = min(samples, diversity.max_samples or samples)
     return replace(row, units=units, samples=samples, milliseconds=estimated_cost(samples, units) / 1e6)
+
+
+def table(name: str, inspection: Inspection, match: str | None = None) -> str:
+    """The rows as text of at most 100 columns, or more where names are long: they are there to be copied.
+
+    Raises:
+        ValueError: `match` matches no module.
+    """
+    rows = [row for row in inspection.rows if row.units is not None and row.kind not in NO_ACTIVATIONS_OF_THEIR_OWN]
+    defaults = [row for row in inspection.rows if row.default and row.units is not None]
+    hidden = len(inspection.rows) - len(rows)
+    if match is not None:
+        expression = glob_to_regex(match)
+        rows = [row for row in rows if expression.fullmatch(row.name)]
+        if not rows:
+            raise ValueError(f"--match {match!r} matches no module of {name}; type ** to cross dots")
+    head = ("layer", "module", "output, batch first", "units", "samples", "ms")
+    cells = [head] + [
+        (_short(row), _cut(row.kind, 20), " x ".join(map(str, row.shape or ())), f"{row.units}", f"{row.samples}",
+         f"{row.milliseconds:.2g}" if (row.milliseconds or 0) < 10 else f"{row.milliseconds:.0f}")
+        for row in rows
+    ]  # fmt: skip
+    widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
+    lines = ["  ".join(_align(c, w, i) for i, (c, w) in enumerate(zip(line, widths, strict=True))) for line in cells]
+    notes = [
+        f"{len(rows)} modules; a forward pass of the batch is {inspection.forward_flops / 1e9:.3g} GFLOP.",
+        "ms: an estimate of direct with its gradient for one batch, on one CPU thread (within about 30 %).",
+    ]
+    if hidden:
+        notes.append(f"{hidden} more modules have no activations of their own, or cannot be regularised.")
+    if defaults:
+        notes.append(f"* layers=None takes {', '.join(f'the {row.point} of {row.name!r}' for row in defaults)}.")
+    elif inspection.no_default:
+        notes.append("layers=None finds no output head here: name layers.")
+    return "\n".join([*(line.rstrip() for line in lines), "", *notes])
+
+
+def _short(row: LayerRow) -> str:
+    return f"* {row.name} ({row.point})" if row.default else row.name
+
+
+def _align(cell: str, width: int, column: int) -> str:
+    return cell.ljust(width) if column < 3 else cell.rjust(width)
+
+
+def _cut(text: str, width: int) -> str:
+    """The end of a long class name, which tells modules apart."""
+    return text if len(text) <= width else "…" + text[len(text) - width + 1 :]

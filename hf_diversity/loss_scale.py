@@ -10,6 +10,7 @@ from torch import nn
 from transformers import Trainer
 
 from .compat import told_that_loss_is_scaled
+from .modes import modes_put_back
 
 
 def task_loss_is_normalised(trainer: Trainer, num_items_in_batch: Any) -> bool:
@@ -37,14 +38,10 @@ def ignores_num_items(model: nn.Module, inputs: Mapping[str, Any], num_items_in_
         inputs: one micro-batch with labels.
         num_items_in_batch: as Trainer passes it.
     """
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        losses = []
+    losses = []
+    with modes_put_back(model):
+        model.eval()
         for items in (num_items_in_batch, 2 * num_items_in_batch):
             outputs = model(**inputs, num_items_in_batch=items)
             losses.append(outputs["loss"] if isinstance(outputs, Mapping) else outputs[0])
-    finally:
-        for module, training in modes.items():
-            module.training = training
     return bool(torch.equal(losses[0], losses[1]) and losses[0] != 0)

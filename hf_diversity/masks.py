@@ -10,15 +10,15 @@ from torch import Tensor
 
 from .capture import LayerTarget
 
+Mask = Tensor | list[Tensor] | None
+
 # A mask of this type numbers the sequences of a row from 1; 0 is padding. Other masks are bool.
 PACKED = torch.int64
 
 _BOUNDARIES = ("cu_seq_lens_q", "cu_seqlens", "cu_seqlens_q")
 
 
-def position_mask(
-    inputs: Mapping[str, Any], target: LayerTarget, is_encoder_decoder: bool
-) -> Tensor | list[Tensor] | None:
+def position_mask(inputs: Mapping[str, Any], target: LayerTarget, is_encoder_decoder: bool) -> Mask:
     """The mask of real tokens that belongs to a layer, from the model's inputs.
 
     An encoder-decoder model has two: everything outside its encoder works on the decoder's tokens, whose padding is in

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .tensors import check_float_tensor, upcast
+from .tensors import check_float_tensor, upcast, without_autocast
 
 
 def orthogonality(weight: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def orthogonality(weight: Tensor) -> Tensor:
         TypeError: the weight is no tensor or not of a float dtype.
         ValueError: it has fewer than two axes.
     """
-    with torch.autocast(weight.device.type, enabled=False):
+    with without_autocast(weight.device.type):
         matrix = _rows(weight)
         return torch.addmm(torch.eye(len(matrix)).to(matrix), matrix, matrix.T, beta=-1).square().sum()
 
@@ -54,11 +54,12 @@ def srip(weight: Tensor, iterations: int = 1, seed: int = 0) -> Tensor:
     matrix = _rows(weight)
     generator = torch.Generator().manual_seed(seed)
     vector = torch.randn(len(matrix), generator=generator, dtype=torch.float64).to(matrix)
-    with torch.autocast(weight.device.type, enabled=False):
+    with without_autocast(weight.device.type):
         with torch.no_grad():
             for _ in range(iterations):
                 vector = torch.nn.functional.normalize(_defect(matrix, vector), dim=0)
-        return torch.linalg.vector_norm(_defect(matrix, vector))
+        norm: Tensor = torch.linalg.vector_norm(_defect(matrix, vector))
+        return norm
 
 
 def _rows(weight: Tensor) -> Tensor:

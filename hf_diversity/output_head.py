@@ -86,7 +86,8 @@ def _sentence_embedding(model: nn.Module) -> nn.Module | None:
     sentence_model = next((m for m in model.modules() if isinstance(m, library.SentenceTransformer)), None)
     if sentence_model is None:
         return None
-    return [child for child in sentence_model.children() if type(child).__name__ != "Normalize"][-1]
+    children: list[nn.Module] = [c for c in sentence_model.children() if type(c).__name__ != "Normalize"]
+    return children[-1]
 
 
 def _base_below_language_head(model: nn.Module, head: nn.Module) -> nn.Module | None:

@@ -14,7 +14,7 @@ from .bandwidth import MedianGamma, wide_dtype
 from .config import DiversityConfig
 from .distributed import mean_over_samples, sum_over_processes, sum_with_gradient, world_size
 from .measures import common_mean, make_measure
-from .tensors import upcast
+from .tensors import upcast, without_autocast
 
 
 class NonFiniteRegularizerError(ValueError):
@@ -158,7 +158,7 @@ class DiversityRegularizer:
         for name, values in rows.items():
             check_rows(name, values, alone=not synchronise)
         # Autocast would run the pieces in half precision, where det and cholesky do not exist and sums lose digits
-        with torch.autocast(next(iter(rows.values())).device.type, enabled=False):
+        with without_autocast(next(iter(rows.values())).device.type):
             gammas = self._gammas(rows, step, synchronise)
             terms, layers = [], {}
             for name, values in rows.items():
@@ -278,9 +278,9 @@ def at_constant_scale(rows: Tensor, count: int, synchronise: bool) -> Tensor:
 
 def norm_statistic(rows: Tensor) -> Tensor:
     """P = (1/N) sum_i ||a_i||^2 in float32 at least; 0 with a gradient path for no rows at all."""
-    wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
     # Norms of rows first: squares of all activations would be written to memory and read again
-    return torch.linalg.vector_norm(wide, dim=1).square().sum() / max(rows.shape[0], 1)
+    norms: Tensor = torch.linalg.vector_norm(upcast(rows), dim=1)
+    return torch.dot(norms, norms) / max(rows.shape[0], 1)
 
 
 def check_rows(name: str, rows: Tensor, alone: bool = True) -> None:

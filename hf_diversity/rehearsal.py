@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from .modes import modes_put_back
+
 
 def remember_buffers(model: nn.Module) -> Callable[[], None]:
     """Copy all buffers (running statistics, say); what is returned puts them back as they were."""
@@ -42,19 +44,16 @@ def rehearsal(model: nn.Module) -> Iterator[None]:
         model: the model whose buffers and mode are restored.
     """
     restore_buffers = remember_buffers(model)
-    modes = {module: module.training for module in model.modules()}
     python, numpy = random.getstate(), np.random.get_state()
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     try:
-        with torch.random.fork_rng(devices=sorted(devices, key=str)), torch.no_grad():
+        with modes_put_back(model), torch.random.fork_rng(devices=sorted(devices, key=str)), torch.no_grad():
             model.train()
             yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
         restore_buffers()
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def takes_inputs(model: nn.Module, inputs: Mapping[str, Any]) -> bool:

@@ -12,8 +12,8 @@ import transformers
 from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, PreTrainedModel
 
-from .config import DiversityConfig
-from .publishing.trainer import CONFIG_NAME
+from .config import CONFIG_NAME, DiversityConfig
+from .publishing.files import TOKENIZERS
 
 RESULTS_NAME = "results.json"
 _OF_PROCESSORS = (
@@ -24,7 +24,7 @@ _OF_PROCESSORS = (
     "vocab.txt",
     "vocab.json",
 )
-_WANTED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken")
+_WANTED = ("*.json", "*.safetensors", "*.txt", *TOKENIZERS, "additional_chat_templates/*")
 
 
 @dataclass
@@ -59,7 +59,8 @@ def load_run(source: str | Path, revision: str | None = None, trust_remote_code:
     Raises:
         FileNotFoundError: the folder is not there or holds no model.
         OSError: the repository cannot be reached, or its weights are no safetensors.
-        ValueError: it is an adapter of PEFT, the model brings code of its own, or its class is not known.
+        ValueError: it is an adapter of PEFT, the model brings code of its own, its class is not known, or its results
+            are no JSON.
     """
     folder = Path(source).expanduser()
     if not folder.is_dir():
@@ -68,12 +69,12 @@ def load_run(source: str | Path, revision: str | None = None, trust_remote_code:
         # Subfolders are checkpoints
         wanted = [*_WANTED, *(["*.py"] if trust_remote_code else [])]
         folder = Path(snapshot_download(str(source), revision=revision, allow_patterns=wanted,
-                                        ignore_patterns=["*/*"]))  # fmt: skip
+                                        ignore_patterns=["checkpoint-*/*", "last-checkpoint/*"]))  # fmt: skip
     if (folder / "adapter_config.json").is_file():
         raise ValueError(
             f"{source} holds an adapter of PEFT and not the model below it: type "
             f"peft.AutoPeftModel.from_pretrained({str(source)!r}), or merge it (model.merge_and_unload()) and save "
-            "the result"
+            'the result; PEFT comes with pip install "hf_diversity[peft]"'
         )
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{source} holds no config.json: it is no model of transformers; name a finished run")
@@ -84,7 +85,7 @@ def load_run(source: str | Path, revision: str | None = None, trust_remote_code:
         model.eval(),
         _processor(folder, trust_remote_code),
         DiversityConfig.from_json_file(settings) if settings.is_file() else None,
-        json.loads(results.read_text(encoding="utf-8")) if results.is_file() else None,
+        _read_json(results) if results.is_file() else None,
         folder,
     )
 
@@ -95,18 +96,28 @@ def _model_class(config: Any) -> Any:
     Raises:
         ValueError: transformers does not have it.
     """
-    [name, *_] = config.architectures or [""]
+    names = config.architectures
+    name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
     match = re.search(r"For[A-Z]\w+$", name)
     auto = getattr(transformers, f"AutoModel{match.group()}", None) if match else None
     found = getattr(transformers, name, None) if name else transformers.AutoModel
     if getattr(config, "auto_map", None):
         return auto or transformers.AutoModel
+    if name and not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
+        found = None
     if found is None and auto is None:
         raise ValueError(
             f"config.json names the architecture {name}, which transformers {transformers.__version__} does not have: "
             "load it with its own class"
         )
     return found or auto
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}): it was cut off, or is another file; delete it") from error
 
 
 def _processor(folder: Path, trust_remote_code: bool) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from timm.layers import ClassifierHead
+from timm.layers.classifier import ClassifierHead
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
@@ -52,7 +52,8 @@ class SmallCNN(nn.Module):
 
     def get_classifier(self) -> nn.Module:
         """Return the output layer."""
-        return self.head.fc
+        output: nn.Module = self.head.fc
+        return output
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Give the network another output layer."""
@@ -61,11 +62,13 @@ class SmallCNN(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Feature maps, (N, channels[-1], H / 8, W / 8) with three blocks, rounded up."""
-        return self.blocks(x)
+        features: Tensor = self.blocks(x)
+        return features
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits, (N, num_classes), of feature maps; or the pooled units."""
-        return self.head(x, pre_logits=pre_logits)
+        outputs: Tensor = self.head(x, pre_logits=pre_logits)
+        return outputs
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits, (N, num_classes), of images (N, in_chans, H, W)."""
@@ -116,7 +119,8 @@ class SmallMLP(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Units of the last hidden layer, (N, widths[-1])."""
-        return self.layers(x)
+        units: Tensor = self.layers(x)
+        return units
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits, (N, num_classes), of those units; or the units themselves."""
@@ -139,10 +143,12 @@ ARCHITECTURES = tuple(default_cfgs)
 @register_model
 def small_cnn(pretrained: bool = False, **kwargs: Any) -> SmallCNN:
     """Three blocks of 32, 64 and 128 channels: 128 units in the last hidden layer, 94,186 weights for grey images."""
-    return build_model_with_cfg(SmallCNN, "small_cnn", pretrained, **kwargs)
+    model: SmallCNN = build_model_with_cfg(SmallCNN, "small_cnn", pretrained, **kwargs)
+    return model
 
 
 @register_model
 def small_mlp(pretrained: bool = False, **kwargs: Any) -> SmallMLP:
     """Hidden layers of 256 and 128 units: 235,146 weights for grey images of 28 x 28 pixels."""
-    return build_model_with_cfg(SmallMLP, "small_mlp", pretrained, **kwargs)
+    model: SmallMLP = build_model_with_cfg(SmallMLP, "small_mlp", pretrained, **kwargs)
+    return model

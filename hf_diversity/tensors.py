@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +14,16 @@ from torch import Tensor
 def upcast(tensor: Tensor) -> Tensor:
     """`tensor` in float32, or float64 if it is that already."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def without_autocast(device_type: str) -> AbstractContextManager[Any]:
+    """Switch autocast off where it is on: it would run pieces in half precision.
+
+    Where it is off, nothing is done: entering `torch.autocast` costs as much as some small operations.
+    """
+    if torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return contextlib.nullcontext()
 
 
 def can_read(tensor: Tensor) -> bool:

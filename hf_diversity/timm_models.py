@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
 from .compat import keep_timm_names
+
+if TYPE_CHECKING:
+    from transformers import TimmWrapperForImageClassification
 
 
 def is_raw_timm_model(model: object) -> bool:
@@ -40,6 +42,9 @@ def wrap_timm_model(model: Any, model_args: dict[str, Any] | None = None) -> Tim
     Raises:
         ValueError: the model has no classifier, or could not be rebuilt from its name and arguments.
     """
+    # Imports timm, a third of a second that no other model needs
+    from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
+
     name = model.pretrained_cfg.get("architecture") or model.pretrained_cfg.get("tag")
     classes = getattr(model, "num_classes", 0)
     if not classes:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import torch
-from torch import nn
-from transformers import Seq2SeqTrainer, Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import Seq2SeqTrainer, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import find_batch_size
-from transformers.trainer_utils import default_compute_objective
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput, default_compute_objective
 from transformers.utils import logging
 
 from .callbacks.bound import bind_callbacks
@@ -25,13 +26,13 @@ from .evaluation import DiversityMeter, evaluation_record
 from .first_step import check_first_step, warn_of_ignored_items, warn_of_negligible_det
 from .layers import find_layers
 from .loss_scale import task_loss_is_normalised
-from .masks import position_mask
+from .masks import Mask, position_mask
 from .nonfinite import StepGuard
 from .regularizer import DiversityRegularizer, NonFiniteRegularizerError, RegularizerOutput
 from .rehearsal import rehearsal, takes_inputs
 from .samples import rows_by_layer, subsample
 from .timm_models import is_raw_timm_model, wrap_timm_model
-from .training_log import TrainingLog
+from .training_log import TrainingLog, optimised_loss
 from .weight_regularizer import WeightRegularizer, announce_weights
 from .window import Window, kind_of_samples
 
@@ -99,7 +100,7 @@ class DiversityMixin(CardMixin, CheckpointMixin):
             else:
                 self._capture_for(self.model)
 
-    def __init_subclass__(cls, **kwargs: Any):
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         """Refuse `class Mine(Trainer, DiversityMixin)`, in which Trainer's methods would hide the mixin's."""
         super().__init_subclass__(**kwargs)
         if Trainer in cls.__mro__ and cls.__mro__.index(Trainer) < cls.__mro__.index(DiversityMixin):
@@ -134,8 +135,9 @@ class DiversityMixin(CardMixin, CheckpointMixin):
         self._regularizer.scale = factor
 
     def _inner_training_loop(
-        self, batch_size=None, args=None, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None
-    ):
+        self, batch_size: int | None = None, args: TrainingArguments | None = None,
+        resume_from_checkpoint: str | None = None, trial: Any = None, ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:  # fmt: skip
         """Train from a clean state of the regulariser; also at every batch size that auto_find_batch_size tries."""
         self.diversity.validate()
         self._regularizer = self._new_regularizer()
@@ -150,7 +152,9 @@ class DiversityMixin(CardMixin, CheckpointMixin):
             self._load_diversity_state(resume_from_checkpoint)
         return super()._inner_training_loop(batch_size, args, resume_from_checkpoint, trial, ignore_keys_for_eval)
 
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor | int | None]:
         """Get the micro-batches of a step, and see how much each counts; for the first step, set gamma from all."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._guard.begin_step(self.model)
@@ -164,7 +168,7 @@ class DiversityMixin(CardMixin, CheckpointMixin):
                 self._regularizer.calibrate(self._rehearse(batches, items), self.state.global_step)
         return batches, items
 
-    def _rehearse(self, batches, items) -> Iterator[dict[str, torch.Tensor]]:
+    def _rehearse(self, batches: list[Any], items: Tensor | int | None) -> Iterator[dict[str, Tensor]]:
         """The rows of each micro-batch as its training step will have them."""
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         capture = self._capture_for(model)
@@ -177,9 +181,12 @@ class DiversityMixin(CardMixin, CheckpointMixin):
                         model(**inputs)
                     else:  # the base class calls the model in a way of its own
                         super().compute_loss(model, inputs, num_items_in_batch=items)
-                yield self._drawn(self._rows(capture.take(store, training=False), capture, masks))
+                activations = capture.take(store, training=False)
+                yield self._drawn(rows_by_layer(activations, capture.targets, self.diversity, masks))
 
-    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
         """Run the base class's step, then refuse a regulariser that is not finite before the optimiser sees it.
 
         The check comes after the backward pass, where Trainer reads the loss from the device anyway.
@@ -202,7 +209,10 @@ class DiversityMixin(CardMixin, CheckpointMixin):
             self._regularizer.discard_step()
         return loss
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:  # fmt: skip
         """The base class's loss, plus the regulariser while training; while evaluating, only measure it."""
         training = model.training and torch.is_grad_enabled()
         if not self.diversity.is_active or not (training or self._meter is not None):
@@ -215,7 +225,7 @@ class DiversityMixin(CardMixin, CheckpointMixin):
                 result: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             if not training:
                 return result
-            loss = self._add_penalty(result[0] if return_outputs else result, None, None, num_items_in_batch)
+            loss = self._add_penalty(result[0] if return_outputs else result, {}, None, num_items_in_batch)
             return (loss, result[1]) if return_outputs else loss
         capture = self._capture_for(model)
         # Masks and sizes are taken first: the base class may pop labels from the caller's dict
@@ -231,7 +241,7 @@ class DiversityMixin(CardMixin, CheckpointMixin):
             share = None if batch_size is None or real is None or real == batch_size else (real, batch_size)
             self._meter.update(rows_by_layer(activations, capture.targets, self.diversity, masks, share))
             return result
-        rows = self._rows(activations, capture, masks)
+        rows = rows_by_layer(activations, capture.targets, self.diversity, masks)
         task_loss = result[0] if return_outputs else result
         if self._first_step:
             self._first_step = False
@@ -245,7 +255,9 @@ class DiversityMixin(CardMixin, CheckpointMixin):
             loss = task_loss
         return (loss, result[1]) if return_outputs else loss
 
-    def _factors(self, activations, masks, batch_size) -> dict[str, torch.Tensor] | None:
+    def _factors(
+        self, activations: dict[str, list[Tensor]], masks: dict[str, Mask], batch_size: int | None
+    ) -> dict[str, Tensor] | None:
         """What beside 1 / k this micro-batch counts in its window; None where it is the whole step."""
         if self._window is None or self._window.is_over:
             return None
@@ -257,7 +269,10 @@ class DiversityMixin(CardMixin, CheckpointMixin):
             }
         )
 
-    def _add_penalty(self, task_loss, rows, factors, num_items_in_batch) -> torch.Tensor:
+    def _add_penalty(
+        self, task_loss: Tensor, rows: dict[str, Tensor], factors: dict[str, Tensor] | None,
+        num_items_in_batch: Tensor | int | None,
+    ) -> Tensor:  # fmt: skip
         """The optimised loss of one micro-batch, and its parts into the log.
 
         Trainer divides the loss by the accumulation steps, unless the task loss is already normalised over the whole
@@ -281,13 +296,10 @@ class DiversityMixin(CardMixin, CheckpointMixin):
 
     # ---- what a batch looks like
 
-    def _masks(self, capture, inputs):
+    def _masks(self, capture: ActivationCapture, inputs: dict[str, Any]) -> dict[str, Mask]:
         return {t.name: position_mask(inputs, t, self._is_encoder_decoder()) for t in capture.targets}
 
-    def _rows(self, activations, capture, masks) -> dict[str, torch.Tensor]:
-        return rows_by_layer(activations, capture.targets, self.diversity, masks)
-
-    def _drawn(self, rows: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def _drawn(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
         """At most `max_samples` of them; others in every step and process, without the global random state."""
         seed = (self.args.seed * 1_000_003 + self.state.global_step) * 4099 + self.args.process_index
         return {name: subsample(values, self.diversity.max_samples, seed) for name, values in rows.items()}
@@ -314,21 +326,13 @@ class DiversityMixin(CardMixin, CheckpointMixin):
         if "loss" in logs and "learning_rate" in logs:  # Trainer's training record, written in every process
             logs.update(self._training_log.flush(self.state.global_step))
             if "skipped_steps" in logs:  # Trainer's mean counts the dropped steps
-                logs["loss"] = self._loss_of(logs)
+                logs["loss"] = optimised_loss(logs, self.diversity)
         super().log(logs, start_time)
 
-    def _loss_of(self, record: dict[str, float]) -> float:
-        """The optimised loss from its parts; NaN where no step was taken."""
-        if "penalty" in record:
-            return record["task_loss"] + record["penalty"]
-        parts = {"task_loss": 1.0, "activation_norm": self.diversity.activation_weight}
-        if self.diversity.measure != "none":
-            parts["diversity"] = self.diversity.diversity_weight
-        return sum(weight * record.get(part, float("nan")) for part, weight in parts.items() if weight)
-
     def evaluation_loop(
-        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
-    ):
+        self, dataloader: DataLoader[Any], description: str, prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:  # fmt: skip
         """Evaluate as the base class does, and measure the regulariser over the whole set (not in `predict`)."""
         arguments = (dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         outer, step = self._meter, self.state.global_step
@@ -356,9 +360,11 @@ class DiversityMixin(CardMixin, CheckpointMixin):
         return output
 
     def hyperparameter_search(
-        self, hp_space=None, compute_objective=None, n_trials=20, direction="minimize", backend=None, hp_name=None,
-        **kwargs,
-    ):  # fmt: skip
+        self, hp_space: Callable[[Any], dict[str, Any]] | None = None,
+        compute_objective: Callable[[dict[str, float]], float] | None = None, n_trials: int = 20,
+        direction: str | list[str] = "minimize", backend: Any = None, hp_name: Callable[[Any], str] | None = None,
+        **kwargs: Any,
+    ) -> Any:  # fmt: skip
         """Search as the base class does; the default objective is made of the same metrics as without regulariser."""
         if compute_objective is None and self.diversity.is_active:
             compute_objective = self._objective_of_the_task

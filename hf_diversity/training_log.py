@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from .config import DiversityConfig
 from .distributed import sum_over_processes, world_size
 from .regularizer import RegularizerOutput
 
@@ -18,7 +19,7 @@ class TrainingLog:
     `loss = task_loss + diversity_weight * diversity + activation_weight * activation_norm`.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         """Start empty."""
         self._sums: dict[str, Tensor] = {}
         self._of_step: dict[str, Tensor] = {}
@@ -119,3 +120,13 @@ class TrainingLog:
 
 def _add_to(sums: dict[str, Tensor], key: str, value: Tensor) -> None:
     sums[key] = sums[key] + value.to(sums[key].device) if key in sums else value
+
+
+def optimised_loss(record: Mapping[str, float], config: DiversityConfig) -> float:
+    """The optimised loss from its parts in a record; NaN where no step was taken."""
+    if "penalty" in record:
+        return record["task_loss"] + record["penalty"]
+    parts = {"task_loss": 1.0, "activation_norm": config.activation_weight}
+    if config.measure != "none":
+        parts["diversity"] = config.diversity_weight
+    return sum(weight * record.get(part, float("nan")) for part, weight in parts.items() if weight)

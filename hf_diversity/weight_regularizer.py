@@ -157,7 +157,8 @@ def whole_weight(name: str, layer: nn.Module) -> Tensor:
             f"the weight of {name!r} is sharded over processes, and its orthogonality needs all of it; train with "
             'DDP, or type measure="correlation", which looks at activations'
         )
-    return weight.T if isinstance(layer, Conv1D) else weight
+    rows: Tensor = weight.T if isinstance(layer, Conv1D) else weight
+    return rows
 
 
 def _heads(model: nn.Module) -> set[nn.Module]:

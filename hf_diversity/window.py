@@ -11,9 +11,8 @@ from transformers.trainer_pt_utils import find_batch_size
 
 from .bandwidth import wide_dtype
 from .distributed import sum_over_processes
-from .masks import PACKED
+from .masks import PACKED, Mask
 
-Mask = Tensor | list[Tensor] | None
 Kind = Literal["examples", "positions", "tokens", "sequences"]
 _SHARED: tuple[Kind, ...] = ("examples", "positions")
 

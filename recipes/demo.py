@@ -158,7 +158,7 @@ def main(words: list[str] | None = None) -> dict[str, list[dict[str, Any]]]:
     quiet()
     torch.set_num_threads(options.threads)
 
-    shared = ["--config", str(options.config), *fields, "--overwrite_output_dir", "true", "--figures", "false"]
+    shared = ["--config", str(options.config), *fields, "--overwrite_output_dir", "true"]
     twins = {"baseline": [*shared, *BASELINE], "diversity": shared}
     diversity = parse_arguments(TYPES, [*shared, "--output_dir", str(options.output_dir)])[
         TYPES.index(DiversityConfig)
@@ -170,7 +170,11 @@ def main(words: list[str] | None = None) -> dict[str, list[dict[str, Any]]]:
     plan = {
         (seed, twin): parse_arguments(
             TYPES,
-            [*line, "--seed", str(seed), "--output_dir", str(options.output_dir / f"{twin.replace(' ', '_')}-{seed}")],
+            [
+                *line,
+                *("--seed", str(seed), "--output_dir", str(options.output_dir / f"{twin.replace(' ', '_')}-{seed}")),
+                *("--figures", str(seed == options.seeds[0]).lower()),  # one card with figures of each twin is enough
+            ],
         )
         for seed in options.seeds
         for twin, line in twins.items()

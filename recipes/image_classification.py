@@ -20,21 +20,12 @@ from transformers import TrainingArguments
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
 from hf_diversity import DiversityConfig, cifar_models, small_models
+from hf_diversity.cards.usage import image_usage
 from hf_diversity.data.examples import ImageDataset
+from hf_diversity.publishing.commit import HERE
 
 TYPES = (ImageModelArguments, ImageArguments, RunArguments, DiversityConfig, TrainingArguments)
 
-USAGE = """
-{registration}from PIL import Image
-from transformers import AutoImageProcessor, AutoModelForImageClassification
-
-folder = "."  # this folder, or the model's Hub id
-processor = AutoImageProcessor.from_pretrained(folder)
-model = AutoModelForImageClassification.from_pretrained(folder).eval()
-image = Image.open("picture.png").convert("{mode}")
-logits = model(**processor(image, return_tensors="pt")).logits
-print(model.config.id2label[logits.argmax(-1).item()])
-"""
 REGISTRATION = "import {module}  # noqa: F401  registers the architecture in timm\n"
 
 
@@ -65,7 +56,7 @@ def prepare(model_arguments: ImageModelArguments, data_arguments: ImageArguments
         varied_train=inputs(splits.train, change) if change is not None else None,
         processor=built.processor if saves_itself else None,
         scoring=accuracy_of_choices(),
-        usage=USAGE.format(mode=built.mode, registration="".join(REGISTRATION.format(module=name) for name in own)),
+        usage="".join(REGISTRATION.format(module=name) for name in own) + image_usage(HERE, built.mode),
     )
 
 

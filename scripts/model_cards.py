@@ -1,10 +1,11 @@
-"""Write model_cards/ from a finished `make demo`: each card, and the numbers from which the tests render it again.
+"""Write model_cards/ from a finished `make demo`: cards with figures, and the numbers that tests render them from.
 
 python scripts/model_cards.py outputs/demo
 """
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -22,6 +23,11 @@ def main(demo: Path) -> None:
     """Render the cards of seed 0."""
     for name, run in CARDS.items():
         results = read_results(demo / run)
+        figures = ROOT / "model_cards" / name
+        figures.mkdir(exist_ok=True)
+        for figure in results["figures"]:
+            shutil.copy(demo / run / figure, figures)
+        results["figures"] = [f"{name}/{figure}" for figure in results["figures"]]
         [usage] = re.findall(r"```python\n(.*?)\n```", (demo / run / "README.md").read_text(encoding="utf-8"), re.S)
         made = {"results": results, "usage": usage}
         path = ROOT / "model_cards" / f"{name}.json"

@@ -4,22 +4,15 @@ from pathlib import Path
 
 import pytest
 from accelerate import FullyShardedDataParallelPlugin
-from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+from commands import launch_settings
 
 FOLDER = Path(__file__).parent.parent / "recipes" / "accelerate"
 FILES = sorted(path.name for path in FOLDER.glob("*.yaml"))
 
 
 def read(path):
-    """The launcher's arguments as `accelerate launch --config_file` has them, and the file's nested settings."""
-    parser = launch_command_parser()
-    arguments, defaults, _ = _validate_launch_command(parser.parse_args(["--config_file", str(path), "script.py"]))
-    nested = {**(defaults.fsdp_config or {}), **(defaults.deepspeed_config or {})}
-    # The launcher takes any nested key without a word; it only acts on those that are options of its own
-    unknown = nested.keys() - {action.dest for action in parser._actions}
-    assert not unknown, f"{path.name} has unknown keys {unknown}"
-    return arguments, nested
+    return launch_settings(["--config_file", str(path), "script.py"])
 
 
 @pytest.mark.parametrize("name", FILES)

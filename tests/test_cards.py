@@ -5,13 +5,18 @@ import math
 import re
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
+import numpy as np
 import pytest
+import torch
 import yaml
 from common.arguments import RunArguments
 from common.report import make_card
 from common.training import find_checkpoint
+from datasets import Dataset as HubDataset
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from tiny import Sentences, arguments, tiny_bert
@@ -75,8 +80,13 @@ def test_what_a_card_says():
     rows = re.findall(r"<tr>\s*(.*?)\s*</tr>", page, re.S)
     cells = [re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in rows]
     assert ["accuracy", "1.0000", "0.9000", "0.1000"] in cells, "metric, train, test, gap"
-    assert ["my model", "0.1000", "1.0000", "0.2500", "0.9000"] in cells, "the twin"
-    assert ["<code>gamma</code>", "<code>2.0</code>"] in [row[:2] for row in cells]
+    assert ["my model", "0.1000", "1.0000", "0.2500", "0.9000", "–", "–"] in cells, (
+        "the twin, whose gaps are not known"
+    )
+    assert ["this one", "0.1000", "1.0000", "0.2500", "0.9000", "0.1500", "0.1000"] in cells
+    named = [row[:2] for row in cells]
+    assert ["<code>gamma</code>", "<code>2.0</code>"] in named
+    assert ["<code>measure</code>", "<code>direct</code>"] in named
     for part in ("import torch", "--name", "laakom2023wldreg", "1,234 parameters", 'src="gap.png"'):
         assert part in page
     assert "](" not in page and 'href=""' not in page
@@ -140,7 +150,7 @@ def test_a_twin_must_be_a_finished_run_with_the_same_seed(tmp_path):
     settings = TrainingArguments(str(tmp_path / "out"), seed=1)
     with pytest.raises(ValueError, match="holds no results.json"):
         find_checkpoint(settings, RunArguments(twin=str(tmp_path)))
-    results = {"name": "baseline", "seeds": {"seed": 0}, "metrics": METRICS}
+    results = {"name": "baseline", "seeds": {"seed": 0}, "metrics": METRICS, "gaps": {}}
     (tmp_path / "results.json").write_text(json.dumps(results))
     with pytest.raises(ValueError, match="has seed 0 and this run 1: type --seed 0"):
         find_checkpoint(settings, RunArguments(twin=str(tmp_path)))
@@ -175,7 +185,7 @@ def test_the_card_of_a_trainer(tmp_path):
     gap = next(r["gap_loss"] for r in reversed(trainer.state.log_history) if "gap_loss" in r)
     assert f"| loss | {last['eval_loss']:.4f} | {gap:.4f} |" in text
     [row] = [line for line in text.splitlines() if line.startswith("| 1 | 4 |")]
-    assert f"| {last['eval_diversity']:.6g} |" in row and row.endswith(f"| {gap:.6g} |"), "one row for both records"
+    assert f"| {last['eval_diversity']:.4g} |" in row and row.endswith(f"| {gap:.4g} |"), "one row for both records"
     assert sum(line.startswith("| 0.5 | 2 |") for line in text.splitlines()) == 1
     assert "of the input of 'classifier'." in text
     assert str(tmp_path) not in text and "Seed 3" in text
@@ -183,6 +193,37 @@ def test_the_card_of_a_trainer(tmp_path):
     script = f"import sys\nsys.modules['hf_diversity'] = None\n{code}\nprint(type(model).__name__)"
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.strip() == "BertForSequenceClassification", done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("sets", [{}, {"dataset": None, "dataset_tags": [None]}, {"dataset_tags": "imagefolder"}])
+def test_data_without_a_name_are_not_told(tmp_path, sets):
+    """As Trainer gives those of Dataset.from_list."""
+    rows = HubDataset.from_list([Sentences(8)[i] for i in range(8)]).with_format("torch")
+    trainer = DiversityTrainer(model=tiny_bert(), args=arguments(tmp_path), train_dataset=rows, eval_dataset=rows)
+    trainer.state.log_history.append({"step": 1, "eval_loss": 0.5, "eval_text": "not a number", "eval_list": [1]})
+    trainer.create_model_card(**sets)
+    head, page = parsed((tmp_path / "README.md").read_text())
+    assert "None" not in page and "datasets" not in head and "imagefolder" not in page and "0.5" in page
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_a_model_from_a_configuration_gets_no_empty_link(tmp_path, weight):
+    trainer = trained(tmp_path, diversity_weight=weight)
+    trainer.model.config.name_or_path = ""
+    trainer.create_model_card()
+    text = (tmp_path / "README.md").read_text()
+    assert "[](" not in text and "huggingface.co/)" not in text and "None" not in text
+
+
+def test_an_adapter_of_a_model_that_is_nowhere_names_none(tmp_path):
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(tiny_bert(), peft.LoraConfig(target_modules=["query"], task_type="SEQ_CLS"))
+    trainer = DiversityTrainer(model=model, args=arguments(tmp_path), train_dataset=Sentences(8))
+    trainer.save_model()
+    trainer.create_model_card()
+    data = ModelCard.load(tmp_path / "README.md").data
+    assert data.get("base_model") is None and not [tag for tag in data.tags if tag.startswith("base_model")]
+    assert {"hf_diversity", "within-layer-diversity"} <= set(data.tags)
 
 
 def test_with_both_weights_0_it_is_trainers(tmp_path):
@@ -206,12 +247,25 @@ def test_a_trainer_with_a_card_of_its_own_keeps_it(tmp_path):
     assert "# Own" in card.text and "## The regulariser" in card.text
 
 
-def test_the_command_holds_no_secret(monkeypatch):
-    words = ["/home/me/train.py", "--hub_token", "hf_secret", "--api-key=abc", "--lr", "1", "--note", "two words"]
+@pytest.mark.parametrize(
+    ("module", "words", "processes", "expected"),
+    [
+        (None, ["/home/me/train.py", "--hub_token", "hf_secret", "--lr", "1", "--note", "two words"], 1,
+         "python train.py --hub_token ... --lr 1 --note 'two words'"),
+        (None, ["/home/me/train.py", "--lr", "1"], 2, "accelerate launch --num_processes 2 train.py --lr 1"),
+        ("package.train", ["/home/me/package/train.py", "--lr", "1"], 1, "python -m package.train --lr 1"),
+        ("package.__main__", ["/home/me/package/__main__.py"], 1, "python -m package"),
+        ("ipykernel_launcher", ["/x/ipykernel_launcher.py", "-f", "/x.json"], 1, ""),
+        (None, ["-c"], 1, ""),
+        (None, [], 1, ""),
+    ],
+)  # fmt: skip
+def test_the_command(monkeypatch, module, words, processes, expected):
+    main = ModuleType("__main__")
+    main.__spec__ = ModuleSpec(module, None) if module else None
+    monkeypatch.setitem(sys.modules, "__main__", main)
     monkeypatch.setattr(sys, "argv", words)
-    assert card_trainer._command() == "python train.py --hub_token ... --api-key=... --lr 1 --note 'two words'"
-    monkeypatch.setattr(sys, "argv", ["-c"])
-    assert card_trainer._command() == ""
+    assert card_trainer._command(processes) == expected
 
 
 def test_a_long_log_keeps_its_last_row():
@@ -238,6 +292,53 @@ def test_folders_are_told_by_their_last_part_and_never_linked(tmp_path):
     assert render(full_card(base_model="user/base", start="fine-tuned")).count("huggingface.co/user/base") == 1
     head, _ = parsed(text)
     assert "base_model" not in head and "datasets" not in head and data.base_model
+
+
+def test_numbers_of_numpy_and_missing_ones():
+    settings = {"lr": np.float32(0.5), "layers": ("a", np.int64(3)), "folder": Path("a"), "weights": torch.ones(2)}
+    card = full_card(settings=settings, metrics={"test": {"loss": np.float64(0.5), "accuracy": None}}, gaps={})
+    head, page = parsed(render(card))
+    assert "lr: 0.5" in page and "- 3" in page and "folder: a" in page and "numpy" not in page
+    assert [m["value"] for m in head["model-index"][0]["results"][0]["metrics"]] == [0.5]
+    assert "<td>–</td>" in page, "what was not measured"
+
+
+def test_an_address_of_a_person_becomes_no_link():
+    """GitHub makes a link of what looks like one; an entity does not."""
+    text = render(full_card("me@example.org", command="", settings={}))
+    _, page = parsed(text)
+    body = re.sub(r"`.*?`", "", text.split("---\n", 2)[2])
+    assert "@example" not in body and "me&#64;example.org" in body and "me@example.org" in page
+
+
+def test_a_benchmark_gets_its_entry(tmp_path):
+    card = full_card(datasets=[Dataset("d"), Dataset("e", "user/bench mark", "task_1")])
+    save(card, tmp_path)
+    [entry] = yaml.safe_load((tmp_path / ".eval_results" / "bench-mark.yaml").read_text())
+    assert entry["dataset"] == {"id": "user/bench mark", "task_id": "task_1"} and entry["value"] == 0.9
+    assert "accuracy" in entry["notes"]
+    save(full_card(), tmp_path / "none")
+    assert not (tmp_path / "none" / ".eval_results").exists(), "no data set names a task"
+
+
+def test_tables_have_the_rows_and_columns_of_all():
+    metrics = {"train": {"loss": 0.5}, "test": {"loss": 0.5, "accuracy": "high"}}
+    _, page = parsed(
+        render(full_card(metrics=metrics, gaps={}, twins=[], log=[{"step": 0}, {"step": 10, "loss": 2.5}]))
+    )
+    text = " ".join(re.sub("<.*?>", " ", page).split())
+    assert "accuracy – high" in text and "step loss 0 10 2.5" in text
+
+
+def test_evaluation_sets_by_name():
+    history = [
+        {"step": 1, "eval_a_loss": 0.9, "eval_a_accuracy": 0.1},
+        {"step": 2, "eval_a_loss": 0.6, "eval_a_accuracy": 0.5, "eval_a_diversity": 1.0, "eval_a_runtime": 1.0},
+        {"step": 2, "eval_b_loss": 0.7},
+        {"step": 2, "gap_a_loss": 0.2},
+    ]
+    found = card_trainer._last_evaluations(history, {"a": [], "b": [], "c": []})
+    assert found == ({"a": {"loss": 0.6, "accuracy": 0.5}, "b": {"loss": 0.7}}, {"a": {"loss": 0.2}})
 
 
 def test_saved_cards_are_read_back(tmp_path):

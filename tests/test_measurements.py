@@ -253,16 +253,6 @@ def test_front_matter_is_what_a_space_needs(folder):
     assert body.strip().startswith(f"# {fields['title']}")
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_code_of_the_readme_runs(folder, monkeypatch, capsys):
-    monkeypatch.chdir(ROOT)
-    blocks = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert blocks
-    for block in blocks:
-        exec(compile(block, str(folder), "exec"), {})
-    assert capsys.readouterr().out
-
-
 def test_pages_measure_what_is_typed():
     diversity, gap = map(app, FOLDERS)
     found = diversity.measure("0, 4\n1 5\n\n7,3", "0.03125", "direct", "sum")

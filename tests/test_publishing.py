@@ -2,18 +2,24 @@
 
 import json
 import os
+import re
 import socket
+from fnmatch import fnmatch
+from pathlib import Path
 
 import pytest
 import torch
+import transformers
+import yaml
 from hub_server import AwaitPush
+from safetensors.torch import save_file
 from tiny import Images, arguments, tiny_timm
 from transformers import AutoModelForImageClassification
 
 from hf_diversity import DiversityConfig, DiversityTrainer
 from hf_diversity.cli import main
-from hf_diversity.publishing.cleaning import LocalNames, find_secret, known_secrets
-from hf_diversity.publishing.commit import Destination, PushError, publish
+from hf_diversity.publishing.commit import HERE, Destination, PushError, publish
+from hf_diversity.publishing.files import NAMES
 from hf_diversity.timm_models import wrap_timm_model
 
 REPO = "someone/run"
@@ -126,30 +132,196 @@ def test_a_secret_in_a_file_stops_the_push_and_is_not_repeated(hub, run, capsys,
     assert file in error and secret not in error and REPO not in hub.repositories
 
 
-def test_names_and_paths_are_taken_out_and_words_are_not(machine):
-    names = LocalNames(machine / "my run", keep="someone")
-    kept = "direct, 17 nodes: https://example.org/home/page, /ratio/a, a/tmp/b, node-170, hf.co/someone/run"
-    assert names.remove(kept) == (kept, 0)
-    for text, expected in (
-        (f'"{machine}/my run/checkpoint-2"', '"checkpoint-2"'),
-        (f"in {machine}/a/b.json, at", "in b.json, at"),
-        ("(/home/else/model)", "(model)"),
-        (r'"C:\\Users\\me\\run"', '"run"'),
-        ("[](https://huggingface.co//home/else/model)", "[](https://huggingface.co/model)"),
-        (f"{USER}@{HOST}", "user@host"),
-        (f"on {HOST.split('.')[0]}", "on host"),
-    ):
-        assert names.remove(text)[0] == expected
+def test_json_stays_json_and_labels_stay(hub, run, machine):
+    (run / "results.json").write_text(json.dumps({"said": f'in "{machine}/a b/c", \\n or \\u', "n": [1.5, None]}))
+    config = json.loads((run / "config.json").read_text())
+    config["id2label"] = {"0": "/home/one", "1": "/home/two"}
+    (run / "config.json").write_text(json.dumps(config))
+    assert main(["push", str(run), REPO]) == 0
+    files = hub.repositories[REPO].files()
+    assert json.loads(files["results.json"]) == {"said": 'in "c", \\n or \\u', "n": [1.5, None]}
+    assert json.loads(files["config.json"])["id2label"] == config["id2label"]
 
 
-def test_settings_are_no_secrets(monkeypatch):
-    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
-    monkeypatch.setenv("HF_TOKEN_PATH", "/somewhere/token")
-    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")
-    secrets = known_secrets("hf_given_token")
-    assert find_secret(b"false /somewhere/token", secrets) is None
-    assert "WANDB_API_KEY" in find_secret(b"...0123456789abcdef...", secrets)
-    assert find_secret(b"hf_given_token", secrets) is not None
+def test_texts_in_utf_16_are_cleaned_too(hub, run, machine):
+    (run / "report.md").write_bytes(f"of {machine}/x\r\n".encode("utf-16"))
+    assert main(["push", str(run), REPO]) == 0
+    assert hub.repositories[REPO].files()["report.md"].decode("utf-16") == "of x\r\n"
+    (run / "report.md").write_bytes(f"of {SECRET}".encode("utf-16"))
+    assert main(["push", str(run), REPO]) == 1
+
+
+def test_data_stay_unless_they_are_named(hub, run, capsys):
+    (run / "data").mkdir()
+    for name in ("data/cat.png", "data/people.csv", "people.json", "page.html", "notes.txt"):
+        (run / name).write_text("data")
+    (run / "eval_results.json").write_text("{}")
+    (run / ".eval_results").mkdir()
+    (run / ".eval_results" / "bench.yaml").write_text("[]")
+    (run / ".eval_results" / "other.txt").write_text("stays")
+    (run / "README.md").write_text("![](drawn/curve.png)")
+    (run / "drawn").mkdir()
+    (run / "drawn" / "curve.png").write_text("a figure")
+    assert main(["push", str(run), REPO, "--dry-run"]) == 0
+    assert "people.csv  (its name or folder is that of no model, card, figure or result" in capsys.readouterr().out
+    assert main(["push", str(run), REPO]) == 0
+    also = {"eval_results.json", "drawn/curve.png", ".eval_results/bench.yaml"}
+    assert hub.repositories[REPO].files().keys() == LEAVES | also
+    assert main(["push", str(run), REPO, "--include", "data/*.csv", "--include", "train.log"]) == 0
+    assert hub.repositories[REPO].files().keys() == LEAVES | also | {"data/people.csv", "train.log"}
+    assert main(["push", str(run), REPO, "--include", "*"]) == 0
+    left = {"training_args.bin", "optimizer.pt", ".env", "_notes.md", "link.md"}
+    assert not left & hub.repositories[REPO].files().keys()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", "git lfs pull"),
+        (b"", "save the model again"),
+        (b"\x10\x00\x00\x00\x00\x00\x00\x00{", "save the model again"),
+    ],
+)
+def test_what_is_no_whole_safetensors_file_is_refused(hub, run, capsys, content, message):
+    (run / "model.safetensors").write_bytes(content)
+    assert main(["push", str(run), REPO]) == 1
+    error = capsys.readouterr().err
+    assert "no whole safetensors file" in error and message in error and REPO not in hub.repositories
+
+
+@pytest.mark.parametrize(("note", "message"), [(SECRET, "SERVICE_API_KEY"), ("/home/me/base", "local path")])
+def test_metadata_of_weights_are_searched(hub, run, capsys, note, message):
+    save_file({"w": torch.zeros(2)}, run / "model.safetensors", metadata={"note": note})
+    assert main(["push", str(run), REPO]) == 1
+    assert message in capsys.readouterr().err and REPO not in hub.repositories
+
+
+def test_yaml_stays_yaml(hub, run):
+    original = {"a": "/home/me/x: y", "b": "/home/me/123", "c": "/home/me/true", "d": "/home/me", "e": "plain"}
+    (run / "run_config.yaml").write_text(yaml.safe_dump(original))
+    (run / "my_config.yaml").write_text("# a comment\nmodel: /home/me/base\n")
+    (run / "README.md").write_text("---\nbase_model: '/home/me/x: y'\nname: '/home/me/12'\n---\n\n# /home/me/z\n")
+    assert main(["push", str(run), REPO]) == 0
+    files = hub.repositories[REPO].files()
+    assert yaml.safe_load(files["run_config.yaml"]) == {"a": "x: y", "b": "123", "c": "true", "d": "~", "e": "plain"}
+    assert files["my_config.yaml"] == b"# a comment\nmodel: base\n"
+    _, head, body = files["README.md"].decode().split("---\n", 2)
+    assert yaml.safe_load(head)["name"] == "12" and body == "\n# z\n"
+
+
+def test_tokenizers_are_left_as_they_are_but_for_their_places(hub, run):
+    config = {"name_or_path": "/home/me/base", "eos_token": "/home/x/tok", "pad_token": "[PADDING]"}
+    (run / "tokenizer_config.json").write_text(json.dumps(config))
+    assert main(["push", str(run), REPO]) == 0
+    pushed = json.loads(hub.repositories[REPO].files()["tokenizer_config.json"])
+    assert pushed == {**config, "name_or_path": "base"}
+
+
+def test_every_file_of_a_tokenizer_is_published():
+    """Of all that transformers has, by its source: most need libraries of their own to be imported."""
+    found = set()
+    for path in Path(transformers.__file__).parent.glob("models/*/tokenization_*.py"):
+        for table in re.findall(r"VOCAB_FILES_NAMES\s*=\s*\{(.*?)\}", path.read_text(encoding="utf-8"), re.DOTALL):
+            found |= set(re.findall(r":\s*\"([^\"]+)\"", table))
+    assert {"vocab.txt", "spiece.model", "bpe.codes", "source.spm"} <= found
+    assert [name for name in found if not any(fnmatch(name, pattern) for pattern in NAMES)] == []
+
+
+def test_folders_that_are_no_part_of_the_model_stay(hub, run):
+    for name in ("other/model.safetensors", "other/config.json", "data/README.md", "data/train_config.json",
+                 "data/1.png", "query_0_Static/model.safetensors", "1_Pooling/config.json",
+                 "lora/adapter_model.safetensors", "lora/adapter_config.json",
+                 "additional_chat_templates/tool.jinja"):  # fmt: skip
+        (run / name).parent.mkdir(exist_ok=True)
+        if name.endswith(".safetensors"):
+            save_file({"w": torch.zeros(2)}, run / name)
+        else:
+            (run / name).write_text("{}")
+    (run / "README.md").write_text("![](1.png)")  # of the root
+    assert main(["push", str(run), REPO]) == 0
+    also = {"query_0_Static/model.safetensors", "1_Pooling/config.json", "lora/adapter_model.safetensors",
+            "lora/adapter_config.json", "additional_chat_templates/tool.jinja"}  # fmt: skip
+    assert hub.repositories[REPO].files().keys() == LEAVES | also
+
+
+def test_modules_in_folders_of_their_own_are_a_model(hub, run):
+    (run / "query_0_Static").mkdir()
+    (run / "model.safetensors").rename(run / "query_0_Static" / "model.safetensors")
+    assert main(["push", str(run), REPO]) == 1
+    (run / "modules.json").write_text("[]")
+    assert main(["push", str(run), REPO]) == 0
+    assert "query_0_Static/model.safetensors" in hub.repositories[REPO].files()
+
+
+def test_links_of_weights_are_refused_and_others_stay(hub, run, capsys):
+    os.symlink("/nowhere", run / "broken.md")
+    assert main(["push", str(run), REPO, "--dry-run"]) == 0
+    (run / "model.safetensors").rename(run.parent / "blob")
+    os.symlink(run.parent / "blob", run / "model.safetensors")
+    assert main(["push", str(run), REPO]) == 1
+    assert "cp -rL" in capsys.readouterr().err and REPO not in hub.repositories
+
+
+def test_a_shard_is_never_left_out_by_its_name(hub, run, monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: "00002")
+    (run / "model.safetensors").rename(run / "model-00002-of-00007.safetensors")
+    assert main(["push", str(run), REPO]) == 0
+    assert "model-00002-of-00007.safetensors" in hub.repositories[REPO].files()
+
+
+def test_drawings_and_included_texts_are_cleaned(hub, run, machine):
+    (run / "gap.svg").write_text(f"<svg><title>{machine}/x</title></svg>")
+    (run / "train.log").write_text(f"in {machine}/y")
+    assert main(["push", str(run), REPO, "--include", "*.log"]) == 0
+    files = hub.repositories[REPO].files()
+    assert files["gap.svg"] == b"<svg><title>x</title></svg>" and files["train.log"] == b"in y"
+
+
+def test_a_value_under_the_name_of_a_secret_stops_the_push(hub, run, capsys):
+    (run / "my_config.json").write_text('{"wandb": {"api_key": "s3cret-unknown"}}')
+    assert main(["push", str(run), REPO]) == 1
+    error = capsys.readouterr().err
+    assert "'api_key'" in error and "s3cret-unknown" not in error and REPO not in hub.repositories
+
+
+def test_the_card_names_the_repository(hub, run, capsys):
+    (run / "README.md").write_text(f"---\nlicense: mit\n---\nfolder = {HERE}\n")
+    assert main(["push", str(run), REPO, "--message", "Say so"]) == 0
+    repository = hub.repositories[REPO]
+    assert (
+        repository.files()["README.md"].decode().endswith(f'folder = "{REPO}"\n') and repository.titles[-1] == "Say so"
+    )
+    assert "note" not in capsys.readouterr().out
+    (run / "README.md").write_text("no metadata")
+    assert main(["push", str(run), REPO, "--dry-run"]) == 0
+    assert "names no licence" in capsys.readouterr().out
+    (run / "README.md").unlink()
+    assert main(["push", str(run), REPO, "--dry-run"]) == 0
+    assert "will have no card" in capsys.readouterr().out
+
+
+def test_a_folder_outside_of_the_repository_is_refused(hub, run, capsys):
+    assert main(["push", str(run), REPO, "--path-in-repo", "../x", "--dry-run"]) == 1
+    assert "must be a folder in the repository" in capsys.readouterr().err
+
+
+def test_names_of_files_are_searched(hub, run, capsys):
+    (run / f"results-{HOST}.json").write_text("{}")
+    assert main(["push", str(run), REPO, "--dry-run"]) == 0
+    assert "its name holds that of the user or the machine" in capsys.readouterr().out
+    (run / f"results-{SECRET}.json").write_text("{}")
+    assert main(["push", str(run), REPO, "--dry-run"]) == 1
+
+
+def test_a_trainer_says_what_it_does_not_publish(hub, tmp_path, caplog):
+    trainer = DiversityTrainer(
+        model=wrap_timm_model(tiny_timm("test_resnet")), args=arguments(tmp_path, hub_model_id=REPO),
+        train_dataset=Images(8), diversity=DiversityConfig(),
+    )  # fmt: skip
+    (tmp_path / "people.csv").write_text("data")
+    trainer.push_to_hub()
+    assert "not published: people.csv" in caplog.text and "--include" in caplog.text
+    assert "people.csv" not in hub.repositories[REPO].files()
 
 
 def test_nothing_that_reaches_the_server_tells_of_the_machine(hub, machine, monkeypatch):

@@ -1,11 +1,8 @@
 """The image recipe end to end: what it leaves behind, reloads, resumes, and refuses."""
 
 import getpass
-import importlib
 import json
 import platform
-import re
-import shlex
 import shutil
 from pathlib import Path
 
@@ -18,7 +15,6 @@ from common.arguments import parse_arguments
 from image_classification import TYPES, main, run
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from studies.plan import read_study
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from hf_diversity import DiversityConfig
@@ -239,46 +235,3 @@ def test_triples_differ_in_the_regulariser_alone():
             assert diversity.is_active == (method != "baseline")
             assert training.output_dir == f"outputs/{data}_{method}"
         assert parsed["baseline"] == parsed["direct"] == parsed["logdet"]
-
-
-def readme_commands():
-    """Every command in a code block of the README and of the paper's index."""
-    text = (RECIPES / "README.md").read_text() + (RECIPES / "paper_index.md").read_text()
-    blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
-    return [line for block in blocks for line in block.splitlines() if line]
-
-
-@pytest.mark.parametrize("command", readme_commands())
-def test_every_command_of_the_readme_is_understood(command, monkeypatch, tmp_path):
-    """Parsed as the recipe would; what each configuration does is tested above."""
-    monkeypatch.chdir(RECIPES.parent)
-    words = shlex.split(command)
-    place = next(index for index, word in enumerate(words) if word.endswith(".py"))
-    assert Path(words[place]).is_file()
-    if "--config_file" in words[:place]:
-        assert Path(words[words.index("--config_file") + 1]).is_file()
-    if words[place] == "recipes/demo.py":
-        import demo
-
-        planned = []
-        monkeypatch.setattr(demo, "run", lambda *arguments, callbacks: planned.append(arguments) or exit_early())
-        with pytest.raises(InterruptedError):
-            demo.main([*words[place + 1 :], "--use_cpu", "true"])
-        assert planned
-    elif words[place] == "recipes/study.py":
-        import study
-
-        asked = []
-        for name in ("run", "show_status", "write_report"):
-            monkeypatch.setattr(study, name, asked.append)
-        study.main(words[place + 1 :])
-        assert asked and (not hasattr(asked[0], "config") or read_study(asked[0].config))
-    elif words[place] == "recipes/compare.py":
-        assert words[place + 1 :]
-    else:
-        types = importlib.import_module(Path(words[place]).stem).TYPES
-        parse_arguments(types, [*words[place + 1 :], "--use_cpu", "true"])
-
-
-def exit_early():
-    raise InterruptedError

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from common.arguments import DataArguments, ModelArguments, RunArguments, parse_arguments
 from common.images import ImageArguments
-from common.results import changed_fields, command, plain, without_paths
+from common.results import command
 from image_classification import TYPES
 from transformers import TrainingArguments
+
+from hf_diversity.cards.settings import changed_fields, plain, without_paths
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 

@@ -101,3 +101,19 @@ def test_the_class_is_the_one_that_the_configuration_names(tmp_path):
     sizes = {"n_layer": 1, "n_head": 2, "n_embd": 8, "vocab_size": 20}
     GPT2DoubleHeadsModel(GPT2Config(**sizes, num_labels=1)).save_pretrained(tmp_path / "two")
     assert type(load_run(tmp_path / "two").model) is GPT2DoubleHeadsModel
+
+
+@pytest.mark.parametrize("architectures", [["pipeline"], ["Trainer"], ["AutoConfig"], ["BertTokenizer"]])
+def test_architectures_that_are_no_models_are_refused(tmp_path, architectures):
+    tiny_bert().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "architectures": architectures}))
+    with pytest.raises(ValueError, match="architecture"):
+        load_run(tmp_path)
+
+
+def test_results_that_are_cut_off_are_named(tmp_path):
+    tiny_bert().save_pretrained(tmp_path)
+    (tmp_path / "results.json").write_text("")
+    with pytest.raises(ValueError, match="results.json is no JSON"):
+        load_run(tmp_path)

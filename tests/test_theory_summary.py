@@ -1,17 +1,12 @@
-"""The summary of all bounds, and docs/theory.md, whose snippets must run and print what the page says."""
+"""The summary of all bounds."""
 
-import contextlib
-import io
-import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from hf_diversity import theory
 
 INPUTS = theory.BoundInputs(num_units=64, num_samples=50_000, c1=1.0, c3=(1.0,), c4=1.0, d_min=0.5)
-PAGE = Path(__file__).parent.parent / "docs" / "theory.md"
 
 
 def rows(summary):
@@ -84,13 +79,3 @@ def test_no_output_weights_at_all():
 def test_bad_input(options, message):
     with pytest.raises(ValueError, match=message):
         theory.summary(INPUTS, **options)
-
-
-def test_the_snippets_of_the_page_print_what_it_says():
-    blocks = re.findall(r"```(python|text)\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert [kind for kind, _ in blocks] == ["python", "text"] * 3
-    namespace = {}
-    for (_, code), (_, expected) in zip(blocks[::2], blocks[1::2], strict=True):
-        with contextlib.redirect_stdout(io.StringIO()) as printed:
-            exec(compile(code, "theory.md", "exec"), namespace)
-        assert printed.getvalue() == expected

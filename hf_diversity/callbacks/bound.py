@@ -9,14 +9,14 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Subset
-from transformers import TrainerCallback
+from torch.utils.data import DataLoader, Subset
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
 class Session:
     """What a callback keeps for one of its trainers; a new one at each training."""
 
-    loader: DataLoader | None = None
+    loader: DataLoader[Any] | None = None
 
 
 class TrainerBoundCallback(TrainerCallback):
@@ -28,7 +28,7 @@ class TrainerBoundCallback(TrainerCallback):
 
     _session_type = Session
 
-    def __init__(self):
+    def __init__(self) -> None:
         """See the class."""
         self._sessions: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
@@ -72,20 +72,23 @@ class TrainerBoundCallback(TrainerCallback):
             "another trainer type callback.bind(trainer) before train()"
         )
 
-    def _loader_of(self, trainer: Any) -> DataLoader:
+    def _loader_of(self, trainer: Any) -> DataLoader[Any]:
         """The trainer's batches of the examples, the same loader at each evaluation.
 
         Not by `get_eval_dataloader`: with persistent workers it gives that of the evaluation set for any examples.
         """
         session = self._sessions[trainer]
-        if session.loader is None:
-            session.loader = trainer.get_test_dataloader(self._examples_of(trainer))
-        return session.loader
+        loader: DataLoader[Any] | None = session.loader
+        if loader is None:
+            loader = session.loader = trainer.get_test_dataloader(self._examples_of(trainer))
+        return loader
 
     def _examples_of(self, trainer: Any) -> Any:
         raise NotImplementedError  # of callbacks that have a loader
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Start anew, and fail now rather than at the first evaluation."""
         self._sessions[self._trainer_of(state)] = self._session_type()
 
@@ -118,8 +121,7 @@ def some_examples(data: Any, size: int | None, seed: int, name: str) -> Any:
     if size is None or size >= len(data):
         return data
     chosen = np.sort(np.random.default_rng(seed).choice(len(data), size, replace=False)).tolist()
-    return data.select(chosen) if isinstance(data, datasets.Dataset) else Subset(_as_dataset(data), chosen)
-
-
-def _as_dataset(data: Any) -> Dataset:
-    return data  # Trainer takes anything with __len__ and __getitem__
+    if isinstance(data, datasets.Dataset):
+        return data.select(chosen)
+    dataset: Any = data  # Trainer takes anything with __len__ and __getitem__
+    return Subset(dataset, chosen)

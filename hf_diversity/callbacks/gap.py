@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
+from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import default_compute_objective
 
 from ..diagnostics import generalization_gaps
@@ -72,7 +73,9 @@ class GeneralizationGapCallback(TrainerBoundCallback):
         callbacks.remove(self)
         callbacks.insert(0, self)
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Refuse what could only fail at the first evaluation."""
         super().on_train_begin(args, state, control, **kwargs)
         best = args.metric_for_best_model or ""
@@ -94,7 +97,14 @@ class GeneralizationGapCallback(TrainerBoundCallback):
             raise ValueError("there is no training set to compare with; type train_dataset=... for the callback")
         return some_examples(data, self.train_samples, self.seed, "train_dataset")
 
-    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
         """Add the gaps to the metrics, and log them."""
         prefix = evaluation_prefix(metrics or {})
         if metrics is None or prefix is None:
@@ -110,8 +120,9 @@ class GeneralizationGapCallback(TrainerBoundCallback):
     def _train_metrics(self, trainer: Any) -> dict[str, float]:
         """Those of the training examples; once a step, however many evaluation sets there are."""
         session, step = self._sessions[trainer], trainer.state.global_step
-        if trainer.is_in_train and session.known is not None and session.known[0] == step:
-            return session.known[1]
+        known: tuple[int, dict[str, float]] | None = session.known
+        if trainer.is_in_train and known is not None and known[0] == step:
+            return known[1]
         with unnoticed(trainer):
             output = trainer.evaluation_loop(
                 self._loader_of(trainer),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers.integrations import TensorBoardCallback
+from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.utils import logging
 
 from ..config import DiversityConfig
 from ..diagnostics import LayerDiagnostics, measure_diagnostics
+from ..layers import find_layers
 from ..weight_regularizer import find_weighted_layers
 from .bound import TrainerBoundCallback, evaluation_prefix, some_examples
 from .unnoticed import unnoticed
@@ -70,12 +72,16 @@ class LayerDiagnosticsCallback(TrainerBoundCallback):
         self.layers, self.dataset, self.samples = layers, dataset, samples
         self.every, self.images, self.seed = every, images, seed
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Refuse what could only fail at the first evaluation."""
         super().on_train_begin(args, state, control, **kwargs)
         self._examples_of(self._trainer_of(state))
 
-    def on_evaluate(self, args, state, control, **kwargs):
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Measure and log, once a step, however many evaluation sets there are."""
         trainer = self._trainer_of(state)
         if trainer.is_in_train and not self._is_due(state):
@@ -155,7 +161,5 @@ class LayerDiagnosticsCallback(TrainerBoundCallback):
 
 
 def _names(trainer: Any, model: Any) -> list[str]:
-    from ..layers import find_layers
-
     config = getattr(trainer, "diversity", None) or DiversityConfig()
     return [target.name for target in find_layers(model, config.layers, config.drop_prefix_tokens)]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
+from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 from transformers.utils import logging
 
@@ -70,7 +71,9 @@ class DiversityScheduleCallback(TrainerBoundCallback, ExportableState):
         settings = {"start": self.start, "warmup": self.warmup, "decay": self.decay, "final": self.final}
         return {"args": settings, "attributes": {}}
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Refuse to go on with another schedule than the checkpoint's."""
         super().on_train_begin(args, state, control, **kwargs)
         trainer = self._trainer_of(state)
@@ -79,11 +82,13 @@ class DiversityScheduleCallback(TrainerBoundCallback, ExportableState):
                 f"{type(self).__name__} belongs to DiversityTrainer: {type(trainer).__name__} has no regulariser"
             )
         mine, name = self.state(), type(self).__name__
-        stored = state.stateful_callbacks.get(name)
-        stored = stored[0] if isinstance(stored, list) and stored else stored
+        # By name, whatever the annotation of transformers says
+        states: dict[str, Any] = cast(Any, state.stateful_callbacks)
+        found = states.get(name)
+        stored: Any = found[0] if isinstance(found, list) and found else found
         if stored is None:
             # A checkpoint of a run without this callback: Trainer looks for the entry when it saves the next one
-            state.stateful_callbacks[name] = mine
+            states[name] = mine
             logger.warning_once(
                 f"the checkpoint of step {state.global_step} was trained without a schedule of the diversity weights; "
                 f"from here on it is {mine['args']}, as if it had been so from step 0"
@@ -94,6 +99,8 @@ class DiversityScheduleCallback(TrainerBoundCallback, ExportableState):
                 f"DiversityScheduleCallback(**{stored['args']}) to go on with it"
             )
 
-    def on_step_begin(self, args, state, control, **kwargs):
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Set the factor of this step."""
         self._trainer_of(state)._scale_diversity(self.factor(state.global_step, state.max_steps))

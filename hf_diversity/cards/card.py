@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,13 +15,20 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .. import citations
 from ..config import DiversityConfig
-from ..publishing.cleaning import LocalNames
+from ..publishing.local_names import LocalNames
 from . import markdown
+from .eval_results import save_eval_results
+from .regulariser import told
 
 TAGS = ("hf_diversity", "within-layer-diversity")
 NAME = "README.md"
 # Where a published loss or accuracy comes from, in this order; the others are told in the table
 MEASURED_ON = ("test", "validation", "eval")
+CAPTIONS = {
+    "training": "Loss, redundancy J, mean squared norm and gamma over the steps of the training",
+    "gap": "Metrics on training and validation examples during the training, and their gap",
+    "similarity": "Similarity of every two units, 0 (dark) to 1 (bright), similar units side by side",
+}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _CITED = {
     "decov": citations.DECOV_BIBTEX,
@@ -35,18 +41,27 @@ _CITED = {
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set; `hub_id` is None for what is not on the Hub."""
+    """A data set.
+
+    Attributes:
+        name: how the card calls it.
+        hub_id: None for what is not on the Hub.
+        benchmark_task: the task in its `eval.yaml`, if the data set is a benchmark with a leaderboard on the Hub: then
+            the test result is also written as `.eval_results`.
+    """
 
     name: str
     hub_id: str | None = None
+    benchmark_task: str | None = None
 
 
 @dataclass(frozen=True)
 class Twin:
-    """The same run with another regulariser, say with both weights 0: its name and its metrics by split."""
+    """The same run with another regulariser, say with both weights 0: its name, and metrics and gaps by split."""
 
     name: str
     metrics: Mapping[str, Mapping[str, float]]
+    gaps: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,7 +78,7 @@ class Card:
         parameters: how many it has.
         datasets: it was trained on.
         layers: that were regularised.
-        metrics: by split ("train", "validation", "test"; or "eval"), loss first.
+        metrics: by split ("train", "validation", "test"; or "eval"), loss first; None for what was not measured.
         gaps: by split, how much worse than in training; positive means worse.
         twins: the same run with other regularisers.
         notes: sentences about data and evaluation.
@@ -88,7 +103,7 @@ class Card:
     parameters: int | None = None
     datasets: Sequence[Dataset] = ()
     layers: Sequence[str] = ()
-    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    metrics: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     gaps: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     twins: Sequence[Twin] = ()
     notes: Sequence[str] = ()
@@ -104,11 +119,14 @@ class Card:
     tags: Sequence[str] = ()
 
     @property
-    def changed(self) -> dict[str, Any]:
-        """The fields of the regulariser that differ from their defaults."""
-        default = DiversityConfig()
-        values = dataclasses.asdict(self.diversity)
-        return {name: value for name, value in values.items() if value != getattr(default, name)}
+    def metric_names(self) -> list[str]:
+        """Of all splits, in the order in which they come."""
+        return list(dict.fromkeys(name for values in self.metrics.values() for name in values))
+
+    @property
+    def log_columns(self) -> list[str]:
+        """Of all records, in the order in which they come."""
+        return list(dict.fromkeys(name for record in self.log for name in record))
 
     @property
     def bibtex(self) -> list[str]:
@@ -124,16 +142,17 @@ def metadata(card: Card) -> ModelCardData:
     finite are left out, since YAML has no agreed form of them.
     """
     split = next((name for name in MEASURED_ON if card.metrics.get(name)), None)
-    values = {name: float(v) for name, v in card.metrics[split].items() if math.isfinite(v)} if split else {}
+    found = card.metrics[split] if split else {}
+    values = {name: value for name in found if (value := markdown.as_float(found[name])) is not None}
     results = None
     if card.task and card.datasets and values and split:
         data = card.datasets[0]
         results = [
             EvalResult(
                 task_type=card.task,
-                dataset_type=data.hub_id or "-".join("".join(c if c.isalnum() else " " for c in data.name).split()),
-                dataset_name=_one_line(data.name),
-                dataset_split="validation" if split == "eval" else split,
+                dataset_type=data.hub_id or "-".join(re.findall(r"\w+", data.name)) or "unknown",
+                dataset_name=_one_line(data.name) or "unknown",
+                dataset_split=None if split == "eval" else split,
                 metric_type=name,
                 metric_name=name,
                 metric_value=value,
@@ -145,11 +164,11 @@ def metadata(card: Card) -> ModelCardData:
         license=card.license,
         library_name=card.library,
         pipeline_tag=card.task,
-        tags=list(dict.fromkeys([*TAGS, *map(_one_line, card.tags)])),
+        tags=list(dict.fromkeys([*(TAGS if card.diversity.is_active else TAGS[:1]), *map(_one_line, card.tags)])),
         base_model=card.base_model,
         datasets=[data.hub_id for data in card.datasets if data.hub_id] or None,
         metrics=[name for name in values if name != "loss"] or None,
-        model_name=_one_line(card.name) if results else None,
+        model_name=(_one_line(card.name) or "model") if results else None,
         eval_results=results,
     )
 
@@ -176,17 +195,19 @@ def _without_local_names(card: Card) -> Card:
     names = LocalNames()
 
     def clean(value: Any) -> Any:
-        if isinstance(value, str):
-            return names.remove(value)[0]
+        if isinstance(value, str):  # a lone surrogate is no text that a file could hold
+            return names.remove(value.encode("utf-8", errors="replace").decode())[0]
         if isinstance(value, Mapping):
-            return {clean(key): clean(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
+            return {key if key is None else clean(str(key)): clean(item) for key, item in value.items()}
+        if isinstance(value, list | tuple | set):
             return [clean(item) for item in value]
         if isinstance(value, Dataset | Twin):
             return dataclasses.replace(
                 value, **{f.name: clean(getattr(value, f.name)) for f in dataclasses.fields(value)}
             )
-        return value
+        if hasattr(value, "tolist"):  # of numpy or torch
+            return clean(value.tolist())
+        return value if value is None or isinstance(value, bool | int | float | DiversityConfig) else clean(str(value))
 
     values = {f.name: clean(getattr(card, f.name)) for f in dataclasses.fields(card)}
     # A folder is no model that others could find
@@ -215,10 +236,10 @@ def _fill(template: str, card: Card) -> str:
         "code": markdown.code,
         "block": markdown.block,
         "number": markdown.number,
+        "significant": markdown.significant,
         "yaml": lambda values: yaml.safe_dump(values, sort_keys=False, allow_unicode=True),
     }
-    meaning = {f.name: f.metadata["help"] for f in dataclasses.fields(DiversityConfig)}
-    return environment.get_template(template).render(card=card, meaning=meaning).strip()
+    return environment.get_template(template).render(card=card, told=told(card.diversity), captions=CAPTIONS).strip()
 
 
 def save(card: Card, folder: str | Path) -> Path:
@@ -229,10 +250,12 @@ def save(card: Card, folder: str | Path) -> Path:
 
     Raises:
         ValueError: the metadata cannot be read back.
+        ImportError: a data set names a task of a benchmark, and huggingface_hub does not know `.eval_results`.
     """
     text = render(card)
     ModelCard(text)  # raises where its metadata is no YAML mapping
     path = Path(folder) / NAME
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
+    save_eval_results(card, path.parent)
     return path

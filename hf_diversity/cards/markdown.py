@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 # What begins or ends markup anywhere in a line; "&" begins an entity, "$" mathematics
@@ -9,7 +10,7 @@ _SPECIAL = re.compile(r"([\\`*_\[\]#!|~$&<>])")
 # What begins a list or a rule at the start of a line
 _LIST = re.compile(r"^(\d*)([-+=.)])")
 # What becomes a link by itself
-_LINK = re.compile(r"(?<=\w):(?=//)|(?<=www)\.", re.IGNORECASE)
+_LINK = re.compile(r"(?<=\w):(?=//)|(?<=www)\.|(?<=[\w.+-])@(?=\w)", re.IGNORECASE)
 
 
 def plain_text(value: object) -> str:
@@ -34,11 +35,27 @@ def block(value: str, language: str = "") -> str:
     return f"{fence}{language}\n{value.strip()}\n{fence}"
 
 
-def number(value: float | None, digits: int = 4) -> str:
-    """A number for a table; a dash where there is none."""
-    if value is None:
-        return "–"
-    return f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 10 else f"{value:.{digits}f}"
+def as_float(value: object) -> float | None:
+    """A finite number as a Python float; None for everything else."""
+    try:
+        number = float(value)  # type: ignore[arg-type]  # what has no such form raises
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) and not isinstance(value, str) else None
+
+
+def number(value: object, digits: int = 4) -> str:
+    """A number for a table with so many decimals; a dash where there is none."""
+    found = as_float(value)
+    if found is None:
+        return "–" if value is None else plain_text(value)
+    return f"{found:,.0f}" if found.is_integer() and abs(found) >= 10 else f"{found:.{digits}f}"
+
+
+def significant(value: object) -> str:
+    """A number for a table, with four significant digits."""
+    found = as_float(value)
+    return plain_text("" if value is None else value) if found is None else f"{found:.4g}"
 
 
 def _one_line(value: object) -> str:

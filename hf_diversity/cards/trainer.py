@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import shlex
@@ -11,20 +12,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
+from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 from huggingface_hub import ModelCard
-from transformers import PreTrainedModel, Trainer
+from transformers import Trainer
 from transformers.modelcard import TrainingSummary
+from transformers.utils import logging
 
+from .. import plots
 from ..compat import taking_what_takes
 from ..config import DiversityConfig
+from ..publishing.commit import HERE
+from ..publishing.secrets import mask_arguments
 from ..versions import installed_versions
-from .card import NAME, TAGS, Card, Dataset, render_regulariser, save
+from .card import NAME, TAGS, Card, Dataset, is_hub_id, render_regulariser, save
+from .settings import changed_fields
 from .training_log import TECHNICAL, training_log_rows
+from .usage import usage_code
+
+logger = logging.get_logger(__name__)
 
 # What the regulariser adds to an evaluation is in the table of the log, and says nothing of the model's quality
 _OURS = ("diversity", "activation_norm", "gamma")
-_SECRET_OPTION = re.compile(r"token|secret|passw|key", re.IGNORECASE)
+_NO_LINK = re.compile(r"\[(?:None)?\]\(https://huggingface\.co/(?:None)?\)")
+_NO_DATASETS = {*_PACKAGED_DATASETS_MODULES, "generator"}
+FIGURE = "training.png"
 _PACKAGES = ("hf-diversity", "torch", "transformers", "accelerate", "timm")
 
 if TYPE_CHECKING:
@@ -47,8 +58,11 @@ class CardMixin(_TrainerBase):
         base: Any = super().create_model_card
         if not self.diversity.is_active or base.__func__ is not Trainer.create_model_card:
             base(*args, **kwargs)
-            if self.diversity.is_active and self.is_world_process_zero():
-                _add_section(Path(str(self.args.output_dir)) / NAME, self._card(None))
+            path = Path(str(self.args.output_dir)) / NAME
+            if self.is_world_process_zero() and path.is_file():
+                if self.diversity.is_active:
+                    _add_section(path, self._card(None))
+                _mend(path)
             return
         if not self.is_world_process_zero():
             return
@@ -57,34 +71,37 @@ class CardMixin(_TrainerBase):
         names = ("language", "license", "tags", "model_name", "finetuned_from", "tasks", "dataset_tags", "dataset",
                  "dataset_args")  # fmt: skip
         summary = TrainingSummary.from_trainer(self, **dict(zip(names, args, strict=False)), **kwargs)
-        save(self._card(summary), path.parent)
+        save(self._card(summary, _draw_training(self.state.log_history, path.parent)), path.parent)
         if is_peft:
             self.accelerator.unwrap_model(self.model).create_or_update_model_card(str(path.parent))
             _add_tags(path)  # PEFT writes tags of its own in their place
+            _mend(path)
 
-    def _card(self, summary: TrainingSummary | None) -> Card:
+    def _card(self, summary: TrainingSummary | None, figures: Sequence[str] = ()) -> Card:
         model: Any = self.accelerator.unwrap_model(self.model)
-        common: dict[str, Any] = {"diversity": self.diversity, "layers": self._layer_names()}
+        common: dict[str, Any] = {"diversity": self.diversity, "layers": self.regularised_layers()}
         if summary is None:
             return Card("", **common)
         history = self.state.log_history
-        metrics = _last_evaluation(history)
+        metrics, gaps = _last_evaluations(history, self.eval_dataset)
         tasks = _as_list(summary.tasks)
-        settings = {name: str(value) for name, value in (summary.hyperparameters or {}).items()}
-        ids, names = _as_list(summary.dataset_tags), _as_list(summary.dataset)
+        repo = getattr(self, "hub_model_id", None) or self.args.hub_model_id
+        is_timm = type(model).__name__ == "TimmWrapperForImageClassification"
         return Card(
             name=summary.model_name,
             task=tasks[0] if tasks else None,
+            library="timm" if is_timm else "transformers",
             base_model=summary.finetuned_from or None,
             start="fine-tuned" if summary.finetuned_from else "",
             parameters=sum(p.numel() for p in model.parameters()),
-            datasets=[Dataset(n, ids[i] if i < len(ids) else None) for i, n in enumerate(names or ids)],
-            metrics={"eval": metrics} if metrics else {},
-            gaps=_last_gaps(history) if metrics else {},
+            datasets=_datasets(_as_list(summary.dataset), _as_list(summary.dataset_tags)),
+            metrics=metrics,
+            gaps=gaps,
             log=training_log_rows(history),
-            usage=_usage(model, getattr(self, "hub_model_id", None) or self.args.hub_model_id or "."),
-            command=_command(),
-            settings=settings,
+            figures=figures,
+            usage=usage_code(model, self.processing_class, repr(repo) if repo else HERE),
+            command=_command(self.args.world_size),
+            settings=changed_fields(self.args),
             environment=_environment(self.args),
             languages=_as_list(summary.language),
             license=summary.license,
@@ -92,18 +109,28 @@ class CardMixin(_TrainerBase):
             **common,
         )
 
-    def _layer_names(self) -> list[str]:
+    def regularised_layers(self) -> list[str]:
+        """The layers in words, as errors and cards name them; those that the configuration names before a training."""
         capture = getattr(self, "_capture", None)
-        return (
-            [target.describe() for target in capture.targets]
-            if capture is not None
-            else list(self.diversity.layers or [])
-        )
+        if capture is not None:
+            return [target.describe() for target in capture.targets]
+        return list(self.diversity.layers or [])
 
 
 def _add_tags(path: Path) -> None:
     found = ModelCard.load(path)
     found.data.tags = list(dict.fromkeys([*(found.data.tags or []), *TAGS]))
+    found.save(path)
+
+
+def _mend(path: Path) -> None:
+    """Take out links to no model, and base models that are none on the Hub: others write them for models made here."""
+    found = ModelCard.load(path)
+    found.text = _NO_LINK.sub("a model that was made from its configuration", found.text)
+    base = found.data.get("base_model")
+    if isinstance(base, str) and not is_hub_id(base):
+        del found.data.base_model
+        found.data.tags = [tag for tag in found.data.tags or [] if not tag.startswith("base_model:")]
     found.save(path)
 
 
@@ -114,10 +141,37 @@ def _add_section(path: Path, card: Card) -> None:
     found.save(path)
 
 
-def _last_evaluation(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The metrics of the last evaluation, without the prefix and without what is no quality of the model."""
-    record = next((r for r in reversed(history) if "eval_loss" in r), {})
-    values = {key.removeprefix("eval_"): value for key, value in record.items() if key.startswith("eval_")}
+def _draw_training(history: list[dict[str, float]], folder: Path) -> list[str]:
+    """Draw what was logged; no figure without matplotlib, which is optional."""
+    if sum("loss" in record for record in history) < 2:
+        return []
+    try:
+        pyplot = plots.import_pyplot()
+    except ImportError as error:
+        logger.info(f"the card has no figure: {error}")
+        return []
+    figure, _ = plots.training_curves(history)
+    figure.savefig(folder / FIGURE, dpi=120)
+    pyplot.close(figure)
+    return [FIGURE]
+
+
+def _last_evaluations(
+    history: Sequence[Mapping[str, float]], sets: Any
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """Metrics and gaps by evaluation set ("eval" where it is one), of the last evaluation of each.
+
+    Without the prefix, and without what is no quality of the model.
+    """
+    prefixes = {name: f"{name}_" for name in sets} if isinstance(sets, Mapping) else {"eval": ""}
+    metrics = {name: _last(history, f"eval_{prefix}") for name, prefix in prefixes.items()}
+    gaps = {name: _last(history, f"gap_{prefix}") for name, prefix in prefixes.items() if metrics[name]}
+    return {name: found for name, found in metrics.items() if found}, {n: found for n, found in gaps.items() if found}
+
+
+def _last(history: Sequence[Mapping[str, float]], prefix: str) -> dict[str, float]:
+    record = next((r for r in reversed(history) if f"{prefix}loss" in r), {})
+    values = {key.removeprefix(prefix): value for key, value in record.items() if key.startswith(prefix)}
     return {
         key: float(value)
         for key, value in values.items()
@@ -125,33 +179,15 @@ def _last_evaluation(history: Sequence[Mapping[str, float]]) -> dict[str, float]
     }
 
 
-def _last_gaps(history: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    record = next((r for r in reversed(history) if "gap_loss" in r), {})
-    gaps = {key.removeprefix("gap_"): float(value) for key, value in record.items() if key.startswith("gap_")}
-    return {"eval": gaps} if gaps else {}
-
-
-def _usage(model: torch.nn.Module, source: str) -> str:
-    kind = type(model).__name__
-    if not isinstance(model, PreTrainedModel) or not hasattr(transformers, kind):
+def _command(processes: int = 1) -> str:
+    """What was typed, without secrets; nothing where it was no script (a notebook, a test)."""
+    module = getattr(sys.modules.get("__main__"), "__spec__", None)
+    name = module.name.removesuffix(".__main__") if module else ""
+    if not sys.argv or "ipykernel" in sys.argv[0] or not (name or sys.argv[0].endswith(".py")):
         return ""
-    return f"from transformers import {kind}\n\nmodel = {kind}.from_pretrained({source!r})"
-
-
-def _command() -> str:
-    """What was typed, with the values of options that are secrets left out; nothing where it was no script."""
-    if not sys.argv or not sys.argv[0].endswith(".py"):
-        return ""
-    words: list[str] = []
-    for word in [Path(sys.argv[0]).name, *sys.argv[1:]]:
-        option, equals, _ = word.partition("=")
-        if option.startswith("-") and equals and _SECRET_OPTION.search(option):
-            words.append(f"{option}=...")
-        elif words and words[-1].startswith("-") and "=" not in words[-1] and _SECRET_OPTION.search(words[-1]):
-            words.append("...")
-        else:
-            words.append(word)
-    return shlex.join(["python", *words])
+    launcher = ["python"] if processes == 1 else ["accelerate", "launch", "--num_processes", str(processes)]
+    script = ["-m", name] if name else [Path(sys.argv[0]).name]
+    return shlex.join([*launcher, *script, *mask_arguments(sys.argv[1:])])
 
 
 def _environment(args: Any) -> list[str]:
@@ -160,5 +196,16 @@ def _environment(args: Any) -> list[str]:
     return [f"Seed {args.seed}; {versions}; {args.world_size} process(es) on {device}."]
 
 
+def _datasets(names: Sequence[str], ids: Sequence[str]) -> list[Dataset]:
+    """Data sets by name; Trainer takes a loader of local files ("imagefolder") for a name on the Hub."""
+    pairs = itertools.zip_longest(names, ids)
+    return [
+        Dataset(str(name or hub_id), None if hub_id in _NO_DATASETS else hub_id)
+        for name, hub_id in pairs
+        if name not in _NO_DATASETS
+    ]
+
+
 def _as_list(value: Any) -> list[str]:
-    return [] if value is None else [value] if isinstance(value, str) else list(value)
+    """Trainer gives None for what it does not know, also within a list."""
+    return [] if value is None else [value] if isinstance(value, str) else [item for item in value if item is not None]

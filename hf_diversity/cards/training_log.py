@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from .markdown import as_float
+
 MOST_ROWS = 20
 TECHNICAL = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 _LEFT_OUT = (*TECHNICAL, "activation_norm", "gamma")
@@ -30,7 +32,8 @@ def training_log_rows(history: Sequence[Mapping[str, float]]) -> list[dict[str, 
             row = {"epoch": float(record.get("epoch", 0)), "step": step}
             rows.append(row if loss is None else {**row, "loss": float(loss)})
         if rows and rows[-1]["step"] == step:  # other sets, and the gap, have records of their own
-            rows[-1] |= {key: float(value) for key, value in record.items() if _belongs(key)}
+            found = {key: as_float(value) for key, value in record.items() if _belongs(key)}
+            rows[-1] |= {key: value for key, value in found.items() if value is not None}
     stride = -(-len(rows) // MOST_ROWS) or 1
     return rows[::-1][::stride][::-1]
 

@@ -50,7 +50,7 @@ def find_column(
     for name in (wanted,) if wanted is not None else candidates:
         if name in dataset.column_names:
             return name
-    alike = [name for name, feature in dataset.features.items() if kind is not None and kind(feature)]
+    alike: list[str] = [name for name, feature in dataset.features.items() if kind is not None and kind(feature)]
     if not set(candidates) & set(LABEL_COLUMNS):
         alike = [name for name in alike if name not in LABEL_COLUMNS]  # classes may be written as texts
     if len(alike) == 1:
@@ -145,7 +145,7 @@ def label_encoder(
             f"label_column {column!r} has {len(names)} class: nothing can be learned; type another column"
         )
 
-    def encode(labels, split: str) -> np.ndarray:
+    def encode(labels: Sequence[Any], split: str) -> np.ndarray:
         unknown = sorted({label for label in labels if label not in values}, key=str)
         if unknown:
             raise ValueError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,7 +44,7 @@ class _Memory:
     inputs: torch.Tensor | None = None
 
 
-class ImageDataset(torch.utils.data.Dataset):
+class ImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
     """Model inputs `{"pixel_values": tensor, "labels": int}`, made when asked for.
 
     Not a `datasets.Dataset` with a transform: Trainer would remove its image column, and label noise would have to
@@ -59,7 +59,9 @@ class ImageDataset(torch.utils.data.Dataset):
             made only once for a split, column, mode and processor.
     """
 
-    def __init__(self, split: Split, column: str, mode: str, processor: Any, change=None):
+    def __init__(
+        self, split: Split, column: str, mode: str, processor: Any, change: Callable[[Any], Any] | None = None
+    ):
         """See the class."""
         self.split, self.column, self.mode, self.processor, self.change = split, column, mode, processor, change
         key = (column, mode, str(processor.to_dict()))
@@ -85,7 +87,8 @@ class ImageDataset(torch.utils.data.Dataset):
         images = [image.convert(self.mode) for image in self.split.examples[list(positions)][self.column]]
         if self.change is not None:
             images = [self.change(image) for image in images]
-        return self.processor(images, return_tensors="pt")["pixel_values"]
+        pixels: torch.Tensor = self.processor(images, return_tensors="pt")["pixel_values"]
+        return pixels
 
     def _remembered(self, positions: Sequence[int]) -> torch.Tensor:
         memory = self._memory
@@ -102,7 +105,7 @@ class ImageDataset(torch.utils.data.Dataset):
         return memory.inputs[list(positions)]
 
 
-class TextDataset(torch.utils.data.Dataset):
+class TextDataset(torch.utils.data.Dataset[dict[str, Any]]):
     """Tokens of one text or a pair, made when asked for: `{"input_ids": [...], ..., "labels": int}`, not padded.
 
     Args:

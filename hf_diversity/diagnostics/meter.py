@@ -16,6 +16,7 @@ from ..distributed import sum_over_processes
 from ..evaluation import DiversityMeter
 from ..measures import Logdet
 from ..regularizer import check_rows
+from ..tensors import without_autocast
 from .describe import Moments, describe
 from .layer import LayerDiagnostics
 from .quantiles import EXACT_SAMPLES, QuantileMeter
@@ -65,7 +66,7 @@ class DiagnosticsMeter:
             if name not in self._moments:
                 self._moments[name] = Moments.of_no_sample(values)
                 self._distances[name] = QuantileMeter(self._exact_samples)
-            with torch.autocast(values.device.type, enabled=False):
+            with without_autocast(values.device.type):
                 if len(values):
                     wide = values.to(wide_dtype(values.device))
                     self._moments[name].add(wide)

@@ -52,7 +52,7 @@ def symmetric_eigenvalues(matrix: Tensor) -> Tensor:
     Those below D times the rounding of the largest are 0. They are rounding, of either sign, and their roots would
     count in the effective rank (with fewer samples than units most of them are of this kind).
     """
-    values = torch.linalg.eigvalsh(float64(matrix)).flip(0)
+    values: Tensor = torch.linalg.eigvalsh(float64(matrix)).flip(0)
     return values.where(values > len(values) * torch.finfo(values.dtype).eps * values[0], 0.0)
 
 

@@ -6,9 +6,12 @@ breaks the graph; outside of it they are called directly, which saves 35 us a ca
 
 from __future__ import annotations
 
+from typing import Any, NoReturn
+
 import torch
 from torch import Tensor
 
+from ..tensors import without_autocast
 from .backend import triton_serves
 from .dispatch import pair_sum_value
 from .tiles import similarity_backward, similarity_forward
@@ -30,13 +33,13 @@ def _as_number(gamma: Tensor | float) -> Tensor | float:
 
 
 def _pair_sum(activations: Tensor, gamma: Tensor | float, with_gradient: bool) -> tuple[Tensor, Tensor]:
-    with torch.no_grad(), torch.autocast(activations.device.type, enabled=False):
+    with torch.no_grad(), without_autocast(activations.device.type):
         value, gradient = pair_sum_value(_upcast(activations), _as_number(gamma), with_gradient)
     return value, value.new_empty(0) if gradient is None else gradient
 
 
 def _similarity(activations: Tensor, gamma: Tensor | float) -> Tensor:
-    with torch.no_grad(), torch.autocast(activations.device.type, enabled=False):
+    with torch.no_grad(), without_autocast(activations.device.type):
         upcast, gamma = _upcast(activations), _as_number(gamma)
         if triton_serves(upcast):
             from .triton_similarity import similarity_forward_triton
@@ -46,7 +49,7 @@ def _similarity(activations: Tensor, gamma: Tensor | float) -> Tensor:
 
 
 def _similarity_gradient(activations: Tensor, gamma: Tensor | float, upstream: Tensor) -> Tensor:
-    with torch.no_grad(), torch.autocast(activations.device.type, enabled=False):
+    with torch.no_grad(), without_autocast(activations.device.type):
         upcast, gamma = _upcast(activations), _as_number(gamma)
         upstream = upstream.to(upcast.dtype)
         if triton_serves(upcast):
@@ -92,11 +95,11 @@ class _FirstOrderOnly(torch.autograd.Function):
     """Identity on a gradient that refuses to be differentiated with respect to the activations it depends on."""
 
     @staticmethod
-    def forward(ctx, gradient: Tensor, activations: Tensor) -> Tensor:
+    def forward(ctx: Any, gradient: Tensor, activations: Tensor) -> Tensor:
         return gradient.view_as(gradient)
 
     @staticmethod
-    def backward(ctx, *unused):
+    def backward(ctx: Any, *unused: Tensor) -> NoReturn:
         raise RuntimeError(
             "second derivatives of hf_diversity's measures are not implemented: a gradient of a gradient of the "
             "similarity was asked for (create_graph=True, a gradient penalty, a Hessian); leave the regulariser out "
@@ -112,7 +115,8 @@ class _PairSum(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, activations: Tensor, gamma: Tensor | float, with_gradient: bool) -> Tensor:
+    def forward(ctx: Any, activations: Tensor, gamma: Tensor | float, with_gradient: bool) -> Tensor:
+        value: Tensor
         ctx.gamma = gamma
         if torch.compiler.is_compiling():
             value, gradient = torch.ops.hf_diversity.pair_sum(activations, _as_tensor(gamma), with_gradient)
@@ -123,7 +127,7 @@ class _PairSum(torch.autograd.Function):
         return value
 
     @staticmethod
-    def backward(ctx, upstream: Tensor):
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
         # The scale comes last: 1 / (D (D - 1)), which may come from above, is next to nothing in float16
         if torch.compiler.is_compiling():
             activations, gradient = ctx.saved_tensors
@@ -140,15 +144,16 @@ class _PairSum(torch.autograd.Function):
 
 class _Similarity(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, activations: Tensor, gamma: Tensor | float) -> Tensor:
+    def forward(ctx: Any, activations: Tensor, gamma: Tensor | float) -> Tensor:
         ctx.gamma = gamma
         ctx.save_for_backward(activations)
         if torch.compiler.is_compiling():
-            return torch.ops.hf_diversity.similarity(activations, _as_tensor(gamma))
+            matrix: Tensor = torch.ops.hf_diversity.similarity(activations, _as_tensor(gamma))
+            return matrix
         return _similarity(activations, gamma)
 
     @staticmethod
-    def backward(ctx, upstream: Tensor):
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
         (activations,) = ctx.saved_tensors
         if torch.compiler.is_compiling():
             gradient = torch.ops.hf_diversity.similarity_gradient(activations, _as_tensor(ctx.gamma), upstream)
@@ -174,7 +179,8 @@ def pair_sum(activations: Tensor, gamma: Tensor | float) -> Tensor:
     Returns:
         0-dim, between 0 and D (D - 1); float64 for float64, float32 otherwise.
     """
-    return _PairSum.apply(activations, gamma, activations.requires_grad and torch.is_grad_enabled())
+    value: Tensor = _PairSum.apply(activations, gamma, activations.requires_grad and torch.is_grad_enabled())
+    return value
 
 
 def similarity(activations: Tensor, gamma: Tensor | float) -> Tensor:
@@ -189,4 +195,5 @@ def similarity(activations: Tensor, gamma: Tensor | float) -> Tensor:
     Returns:
         (D, D), symmetric, unit diagonal; float64 for float64, float32 otherwise.
     """
-    return _Similarity.apply(activations, gamma)
+    matrix: Tensor = _Similarity.apply(activations, gamma)
+    return matrix

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from ..tensors import without_autocast
 
 
 class _LogDeterminant(torch.autograd.Function):
@@ -13,9 +17,9 @@ class _LogDeterminant(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, similarity: Tensor, jitter: float) -> Tensor:
+    def forward(ctx: Any, similarity: Tensor, jitter: float) -> Tensor:
         dtype = torch.float32 if similarity.device.type == "mps" else torch.float64
-        with torch.autocast(similarity.device.type, enabled=False):
+        with without_autocast(similarity.device.type):
             matrix = similarity.to(dtype, copy=True)
             matrix.diagonal().add_(jitter)
             factor, info = torch.linalg.cholesky_ex(matrix)
@@ -27,9 +31,9 @@ class _LogDeterminant(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, upstream: Tensor):
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
         (factor,) = ctx.saved_tensors
-        with torch.autocast(factor.device.type, enabled=False):
+        with without_autocast(factor.device.type):
             # cholesky_inverse answers column-major, and reading that by rows is three times slower; as the inverse is
             # symmetric, its transpose is the same matrix in row-major order.
             inverse = torch.cholesky_inverse(factor).T
@@ -46,4 +50,5 @@ def log_determinant(similarity: Tensor, jitter: float) -> Tensor:
     Returns:
         0-dim float64 (float32 on MPS); NaN where S + jitter I is not positive definite.
     """
-    return _LogDeterminant.apply(similarity, jitter)
+    value: Tensor = _LogDeterminant.apply(similarity, jitter)
+    return value

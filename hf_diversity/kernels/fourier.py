@@ -270,7 +270,8 @@ def _waves(split: Split, rows: int, units: int, dtype: torch.dtype) -> Waves:
     numbers = Waves.numbers(split, rows, units)
     if numbers > _SCRATCH_MOST:
         return Waves(split, rows, units, torch.empty(numbers, dtype=dtype, device="cpu"))
-    memory, waves = getattr(_scratch, str(dtype), (None, None))
+    kept: tuple[Tensor | None, Waves | None] = getattr(_scratch, str(dtype), (None, None))
+    memory, waves = kept
     if waves is not None and waves.split is split and (waves.rows, waves.units) == (rows, units):
         return waves
     with torch.inference_mode(False):  # it is kept, and used outside inference mode as well

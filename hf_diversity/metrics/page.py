@@ -12,11 +12,28 @@ def json_values(results: Mapping[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in results.items()}
 
 
-def build_page(measure: Callable[..., dict], inputs: Sequence[Any], title: str, description: str):
-    """A gradio interface that shows what `measure` gives for `inputs`, and what it says to bad ones."""
-    import gradio
+def import_gradio() -> Any:
+    """Return gradio.
 
-    def shown(*values):
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        import gradio
+    except ImportError as error:
+        raise ImportError(
+            "the page of a measurement needs gradio, which is not installed; type: pip install gradio"
+        ) from error
+    return gradio
+
+
+def build_page(
+    measure: Callable[..., dict[str, float | None]], inputs: Sequence[Any], title: str, description: str
+) -> Any:
+    """A gradio interface that shows what `measure` gives for `inputs`, and what it says to bad ones."""
+    gradio = import_gradio()
+
+    def shown(*values: Any) -> dict[str, float | None]:
         try:
             return measure(*values)
         except (TypeError, ValueError) as error:

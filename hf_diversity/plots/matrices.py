@@ -61,7 +61,8 @@ def _second_eigenvector(matrix: np.ndarray, first: np.ndarray) -> np.ndarray:
         vector = images[-1]
     space = np.stack(basis[1:])
     _, coefficients = np.linalg.eigh(space @ np.stack(images).T)
-    return space.T @ coefficients[:, -1]
+    vector = np.asarray(space.T @ coefficients[:, -1])
+    return vector
 
 
 def similarity_matrices(matrices: Mapping[str, Any], title: str | None = None) -> tuple[Figure, np.ndarray]:
@@ -111,10 +112,10 @@ def _averaged(matrix: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _matrix(name: str, values: Any) -> np.ndarray:
-    values = values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
-    if values.ndim != 2 or values.shape[0] != values.shape[1] or len(values) < 2:
-        raise ValueError(f"{name} has shape {tuple(values.shape)}: a similarity matrix is (D, D) with D >= 2")
-    return values.astype(np.float64)
+    matrix = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) < 2:
+        raise ValueError(f"{name} has shape {tuple(matrix.shape)}: a similarity matrix is (D, D) with D >= 2")
+    return matrix.astype(np.float64)
 
 
 def _mean_off_diagonal(matrix: np.ndarray) -> float:

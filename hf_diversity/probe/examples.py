@@ -107,7 +107,7 @@ def choose_examples(
     return Examples(splits, split_names, totals, columns, label_column, names, why)
 
 
-def make_loader(model: LoadedModel, examples: Examples, role: str, settings: ProbeSettings) -> DataLoader:
+def make_loader(model: LoadedModel, examples: Examples, role: str, settings: ProbeSettings) -> DataLoader[Any]:
     """Batches of a split as the model's inputs, without labels, in the split's order."""
     split = examples.splits[role]
     dataset: Any

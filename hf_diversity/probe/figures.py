@@ -46,11 +46,9 @@ def draw_figures(models: Sequence[ModelReport], progress: Callable[[Any], Any] =
     Raises:
         ImportError: matplotlib is not installed.
     """
-    import matplotlib
-
     pyplot = import_pyplot()
     drawn: list[Figure] = []
-    with matplotlib.rc_context({"figure.max_open_warning": 0}):
+    with pyplot.rc_context({"figure.max_open_warning": 0}):
         for name, layer, caption, alt, draw in progress(_planned(models)):
             figure, _ = draw()
             while name in {other.name for other in drawn}:  # two layers whose names differ in a special character

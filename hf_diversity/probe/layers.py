@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..cli_layers import NO_ACTIVATIONS_OF_THEIR_OWN
 from ..config import DiversityConfig
-from ..inspection import LayerRow, inspect_layers
+from ..inspection import NO_ACTIVATIONS_OF_THEIR_OWN, LayerRow, inspect_layers
 from ..layers import find_layers
 from .loading import LoadedModel
 

@@ -26,8 +26,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from .. import cifar_models, small_models  # noqa: F401  register their architectures in timm
 from ..bandwidth import MedianGamma
-from ..checkpoints import CONFIG_NAME, STATE_NAME
-from ..config import DiversityConfig
+from ..config import CONFIG_NAME, STATE_NAME, DiversityConfig
 from ..timm_models import wrap_timm_model
 from .settings import ProbeSettings
 
@@ -125,7 +124,8 @@ def _folder_name(folder: Path) -> str:
 
 def _config(source: str, place: str, settings: ProbeSettings) -> PreTrainedConfig:
     try:
-        return AutoConfig.from_pretrained(place, trust_remote_code=settings.trust_remote_code)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(place, trust_remote_code=settings.trust_remote_code)
+        return config
     except Exception as error:
         # Whatever went wrong (with and without a network), the user's question is the same
         if "trust_remote_code" in str(error):
@@ -169,7 +169,7 @@ def _from_transformers(source: str, place: str, config: Any, settings: ProbeSett
     elif kind is None:
         kind = AutoModel
     try:
-        model, report = kind.from_pretrained(
+        loaded: tuple[nn.Module, dict[str, Any]] = kind.from_pretrained(
             place, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True,
             **({"trust_remote_code": True} if settings.trust_remote_code else {}),
         )  # fmt: skip
@@ -177,6 +177,7 @@ def _from_transformers(source: str, place: str, config: Any, settings: ProbeSett
         raise ValueError(
             f"the weights of model {source!r} could not be loaded as {kind.__name__}: {_first_line(error)}"
         ) from error
+    model, report = loaded
     missing = sorted(report["missing_keys"])
     if missing:
         raise ValueError(

@@ -74,7 +74,7 @@ class ProbeSettings:
     device: str = field(default="cpu", metadata={"help": "where the model runs, say cuda"})
     seed: int = field(default=0, metadata={"help": "seed of the choice of examples"})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
         for name, least in (("max_examples", 2), ("batch_size", 2), ("max_length", 3)):
             value = getattr(self, name)

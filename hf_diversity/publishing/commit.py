@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from .cleaning import LocalNames, known_secrets
 from .files import OutgoingFile, Selection, holds_weights, select_files
+from .local_names import LocalNames
+from .secrets import known_secrets
 
+# In the code of a card, where the model is
+HERE = '"."  # this folder, or the model\'s Hub id'
 _TRANSPORTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
 
 
@@ -23,9 +27,11 @@ class PushError(RuntimeError):
 
     Attributes:
         train_output: what `train()` would have returned, where a push in the background of a training failed.
+        places: what was not published then, by its folder in the repository; "" for the run itself.
     """
 
     train_output: Any = None
+    places: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,8 @@ class Destination:
         create_pr: open a pull request against main in place of a commit.
         path_in_repo: a folder in the repository. With `last-checkpoint` or `checkpoint-<step>` what a resumed training
             reads (optimiser, schedule, random state) is published with it.
+        include: patterns of further files to publish, by their path in the folder.
+        message: of the commit.
     """
 
     repo: str
@@ -59,16 +67,26 @@ class Destination:
     revision: str | None = None
     create_pr: bool = False
     path_in_repo: str = ""
+    include: tuple[str, ...] = ()
+    message: str = "Publish the run"
 
     def select(self, folder: str | os.PathLike[str], token: str | None = None) -> Selection:
         """What of `folder` would be published here; see `select_files`.
+
+        In the card the repository's name takes the place of "this folder".
 
         Raises:
             ValueError: a file holds a secret.
         """
         names = LocalNames(folder, keep=self.repo.partition("/")[0])
         resumable = self.path_in_repo.startswith("checkpoint-") or self.path_in_repo == "last-checkpoint"
-        return select_files(folder, known_secrets(token), names, self.path_in_repo, resumable)
+        selection = select_files(folder, known_secrets(token), names, self.path_in_repo, resumable, self.include)
+        return replace(selection, files=tuple(map(self._with_name, selection.files)))
+
+    def _with_name(self, file: OutgoingFile) -> OutgoingFile:
+        if file.path != "README.md" or file.content is None or "/" not in self.repo:
+            return file
+        return replace(file, content=file.content.replace(HERE.encode(), json.dumps(self.repo).encode()))
 
     def command(self, folder: str | os.PathLike[str]) -> str:
         """What to type to publish `folder` here."""
@@ -77,8 +95,11 @@ class Destination:
             *(["--revision", self.revision] if self.revision else []),
             *(["--create-pr"] if self.create_pr else []),
             *(["--path-in-repo", self.path_in_repo] if self.path_in_repo else []),
+            *(word for pattern in self.include for word in ("--include", pattern)),
         ]
-        return shlex.join(["hf-diversity", "push", str(folder), self.repo, *options])
+        folder = str(folder)
+        folder = f"./{folder}" if folder.startswith("-") else folder
+        return shlex.join(["hf-diversity", "push", folder, self.repo, *options])
 
 
 def operations(files: Sequence[OutgoingFile]) -> list[CommitOperationAdd]:
@@ -90,7 +111,7 @@ def publish(
     folder: str | os.PathLike[str],
     destination: Destination,
     token: str | None = None,
-    message: str = "Publish the run",
+    selection: Selection | None = None,
 ) -> Published:
     """Publish a finished run in one commit; where the repository holds all of it, none is made.
 
@@ -100,7 +121,7 @@ def publish(
         folder: a finished run, or a checkpoint.
         destination: where to.
         token: a Hub token; None for the client's own.
-        message: of the commit.
+        selection: from `destination.select(folder)`, where that is done already.
 
     Raises:
         ValueError: there is no model in `folder`, a file holds a secret, or a branch is named beside `create_pr`.
@@ -108,7 +129,7 @@ def publish(
     """
     folder = Path(folder).expanduser()
     check_request(folder, destination)
-    files = destination.select(folder, token).files
+    files = (destination.select(folder, token) if selection is None else selection).files
     api, revision = HfApi(token=token), destination.revision
     try:
         repo = api.create_repo(destination.repo, private=destination.private, exist_ok=True).repo_id
@@ -118,7 +139,7 @@ def publish(
         commit = api.create_commit(
             repo,
             operations(files),
-            commit_message=message,
+            commit_message=destination.message,
             revision=revision,
             create_pr=destination.create_pr,
         )
@@ -133,8 +154,14 @@ def check_request(folder: str | os.PathLike[str], destination: Destination) -> N
     """Refuse what cannot be published, before anything is asked of the Hub.
 
     Raises:
-        ValueError: there is no model in `folder`, or a pull request is asked for beside a branch.
+        ValueError: there is no model in `folder`, a pull request is asked for beside a branch, or `path_in_repo` leads
+            out of the repository.
     """
+    if {"..", "."} & set(destination.path_in_repo.split("/")):
+        raise ValueError(
+            f"--path-in-repo is {destination.path_in_repo!r}, and must be a folder in the repository: type "
+            "last-checkpoint, say"
+        )
     folder = Path(folder).expanduser()
     if not holds_weights(folder):
         raise ValueError(_nothing_to_publish(folder))
@@ -150,7 +177,10 @@ def reason(error: BaseException) -> str:
     if status == 401:
         return "the Hub does not accept the token (401): log in with `hf auth login`"
     if status == 403:
-        return "the token may not write there (403): take one with write access"
+        return (
+            "the token may not write there (403): take one with write access, or name a repository of its owner "
+            "(hf auth whoami tells who that is)"
+        )
     if status is not None:
         return f"the Hub answered with an error ({_first_line(cause)})"
     if isinstance(cause, ConnectionError) or type(cause).__module__.partition(".")[0] in _TRANSPORTS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -15,14 +16,13 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from ..compat import taking_what_takes, uploads_taken_over
-from ..config import DiversityConfig
+from ..config import CONFIG_NAME, DiversityConfig
 from ..distributed import text_of_process_zero
 from .commit import Destination, PushError, failure, operations, reason
-from .files import OutgoingFile
+from .files import BY_NAME, OutgoingFile, Selection
 
 logger = logging.get_logger(__name__)
 
-CONFIG_NAME = "diversity_config.json"
 OUTBOX_NAME = "_outgoing"  # transformers leaves out "_*"
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class PushMixin(_TrainerBase):
     """
 
     diversity: DiversityConfig
-    _pushes: dict[str, Future] | None = None
+    _pushes: dict[str, Future[Any]] | None = None
 
     @taking_what_takes(Trainer.train)
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -53,8 +53,10 @@ class PushMixin(_TrainerBase):
         self._pushes = {}
         self._clear_outbox()  # of a process that was killed
         output = super().train(*args, **kwargs)
-        if self.args.push_to_hub and (message := text_of_process_zero(self._failed_pushes())):
-            error = PushError(message)
+        told = text_of_process_zero(self._failed_pushes()) if self.args.push_to_hub else None
+        if told is not None:
+            error = PushError(json.loads(told)["message"])
+            error.places = frozenset(json.loads(told)["places"])
             error.train_output = output
             raise error
         return output
@@ -129,7 +131,9 @@ class PushMixin(_TrainerBase):
         outbox = os.path.join(self._run_folder, OUTBOX_NAME, f"{self.state.global_step}-{path_in_repo or 'run'}")
         result: Any
         try:
-            files = Destination(repo_id, path_in_repo=path_in_repo).select(folder_path, token).files
+            selection = Destination(repo_id, path_in_repo=path_in_repo).select(folder_path, token)
+            self._tell_of(selection)
+            files = selection.files
             if run_as_future and (path_in_repo or self.args.hub_always_push):
                 # The next checkpoint may delete these files, or write over them, before they are uploaded
                 files = tuple(_keep(file, outbox, link=bool(path_in_repo)) for file in files)
@@ -146,20 +150,32 @@ class PushMixin(_TrainerBase):
             self._pushes = {**(self._pushes or {}), path_in_repo: result}
         return result
 
+    def _tell_of(self, selection: Selection) -> None:
+        """Say which files Trainer would have published: nothing is left out in silence."""
+        names = sorted(name for name, reason in selection.left_out.items() if reason == BY_NAME)
+        if names:
+            logger.warning_once(
+                f"not published: {', '.join(names)}. By their names they are no model, card, figure or result; to "
+                f"publish them, type: hf-diversity push {self._run_folder} REPO --include PATTERN"
+            )
+
     def _failed_pushes(self) -> str | None:
-        """Wait for the pushes; what to say of those that failed and that no later one made good, or None."""
+        """Wait for the pushes; message and places, as JSON, of those that failed and no later one made good."""
         repo = str(self.hub_model_id)
         errors = {place: future.exception() for place, future in (self._pushes or {}).items()}
         self._clear_outbox()
         commands: dict[str, list[str]] = {}
+        places = []
         for place, error in errors.items():
             if error is None:
                 continue
             if place and not os.path.isdir(self._folder_of(place)):
                 logger.warning(f"{place} was not published ({error}), and save_total_limit deleted it meanwhile")
             else:
+                places.append(place)
                 commands.setdefault(reason(error), []).append(self._command(repo, place))
-        return "\n".join(failure(repo, why, " && ".join(them)) for why, them in commands.items()) or None
+        message = "\n".join(failure(repo, why, " && ".join(them)) for why, them in commands.items())
+        return json.dumps({"message": message, "places": places}) if places else None
 
     def _clear_outbox(self) -> None:
         if self.is_world_process_zero():

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..capture import ActivationCapture, LayerTarget
 from ..functional import average_distance
 from ..layers import find_layers
+from ..modes import modes_put_back
 from ..module_names import plain_names
 from .checks import check_constant
 from .inputs import BoundInputs
@@ -160,18 +161,13 @@ def _layer_inputs(model: nn.Module, dataloader: Iterable[Any], targets: list[Lay
     """What each layer receives, batch by batch."""
     capture = ActivationCapture(targets, model)
     device = next(model.parameters()).device
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            for batch in dataloader:
-                with capture.armed() as store:
-                    _call(model, batch, device)
-                taken = capture.take(store, training=False)
-                yield [_rows(taken[target.name], target.name) for target in targets]
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    with modes_put_back(model), torch.no_grad():
+        model.eval()
+        for batch in dataloader:
+            with capture.armed() as store:
+                _call(model, batch, device)
+            taken = capture.take(store, training=False)
+            yield [_rows(taken[target.name], target.name) for target in targets]
 
 
 def _call(model: nn.Module, batch: Any, device: torch.device) -> None:

@@ -52,6 +52,13 @@ class DataArguments:
     dataset_config: str | None = field(
         default=None, metadata={"help": "Configuration of the dataset, where it has several."}
     )
+    benchmark_task: str | None = field(
+        default=None,
+        metadata={
+            "help": "Task in the data set's eval.yaml, if it is a benchmark with a leaderboard on the Hub: the test "
+            "result is then also written to .eval_results."
+        },
+    )
     test_dataset: str | None = field(
         default=None, metadata={"help": "Where the test split is, if not in `dataset`: the same forms."}
     )
@@ -169,6 +176,10 @@ class RunArguments:
             "help": "Folder of a finished run with the same data and seed, and another regulariser (both weights 0, "
             "say): its results stand beside this run's in the model card."
         },
+    )
+    license: str | None = field(
+        default=None,
+        metadata={"help": "Licence of the trained model for its card, as the Hub calls it, for example apache-2.0."},
     )
     momentum: float | None = field(default=None, metadata={"help": "Momentum of the optimiser, for optim: sgd."})
     lr_milestones: list[int] | None = field(

@@ -85,11 +85,11 @@ def make_card(results: dict[str, Any], usage: str) -> cards.Card:
         base_model=model["name"] if model["pretrained"] and "/" in model["name"] else None,
         start="fine-tuned from published weights" if model["pretrained"] else "trained from random weights",
         parameters=model["parameters"],
-        datasets=[cards.Dataset(data["name"], data["hub_id"])],
-        layers=list(dict.fromkeys(layer for layers in measured.values() for layer in layers)),
+        datasets=[cards.Dataset(data["name"], data["hub_id"], results["arguments"].get("benchmark_task"))],
+        layers=results["diversity"].get("layers") or list(measured.get("after", {})),
         metrics=results["metrics"],
         gaps=results["gaps"],
-        twins=[cards.Twin(twin["name"], twin["metrics"]) for twin in results["twins"]],
+        twins=[cards.Twin(twin["name"], twin["metrics"], twin.get("gaps", {})) for twin in results["twins"]],
         notes=_notes(results),
         similarity=rows,
         log=training_log_rows(results["history"]),
@@ -101,6 +101,7 @@ def make_card(results: dict[str, Any], usage: str) -> cards.Card:
             f"{drawn}; {software}; {hardware['processes']} process(es) on {hardware['device']} ({hardware['name']}), "
             f"{hardware['threads']} thread(s) each; {training['seconds']:.0f} s."
         ],
+        license=results["arguments"].get("license"),
         tags=[results["task"], *(["timm"] if model["library"] == "timm" else [])],
     )
 
@@ -140,7 +141,12 @@ def read_twin(folder: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"twin {folder} holds no results.json: name the output_dir of a finished run")
     results = read_results(folder)
-    return {"name": results["name"], "seed": results["seeds"]["seed"], "metrics": results["metrics"]}
+    return {
+        "name": results["name"],
+        "seed": results["seeds"]["seed"],
+        "metrics": results["metrics"],
+        "gaps": results["gaps"],
+    }
 
 
 def read_results(folder: str | Path) -> dict[str, Any]:

@@ -17,10 +17,12 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from common import report
 from common.arguments import RunArguments
-from common.results import changed_fields, command, hardware, plain, versions, write_results
+from common.results import command, hardware, versions, write_results
 from hf_diversity import DiversityConfig, metrics
+from hf_diversity.cards.settings import changed_fields, plain
 from hf_diversity.diagnostics import LayerDiagnostics, generalization_gaps, measure_diagnostics
 from hf_diversity.evaluation import LayerMeasurement, measure_layers
+from hf_diversity.publishing.commit import Destination, PushError, publish
 
 WRITTEN = ("results.json", "README.md", "diversity_config.json", "similarity.npz", "predictions.npz")
 SPLITS = ("train", "validation", "test")
@@ -125,6 +127,9 @@ def train_and_report(
 
     Returns:
         What `results.json` holds; the same on every process.
+
+    Raises:
+        PushError: everything is on the disk, and with `push_to_hub` something of it could not be published.
     """
     if callbacks is not None:
         trainer.remove_callback(ProgressCallback)
@@ -145,8 +150,13 @@ def train_and_report(
     if run.measure_similarity and checkpoint is None:
         measured["before"] = measure(trainer, sets["validation"], diversity, measured_at_once, run.diagnostics)
     start = time.perf_counter()
-    outcome = trainer.train(resume_from_checkpoint=checkpoint)
+    unpublished: PushError | None = None
+    try:
+        outcome = trainer.train(resume_from_checkpoint=checkpoint)
+    except PushError as error:  # the training is done: evaluate and write everything first
+        unpublished, outcome = error, error.train_output
     seconds = time.perf_counter() - start
+    pushes, settings.push_to_hub = settings.push_to_hub, False  # save_model would publish Trainer's card
     history = plain(trainer.state.log_history)
     if run.keep_files:
         trainer.save_model()
@@ -166,7 +176,11 @@ def train_and_report(
         },
         "model": {**model, "parameters": sum(p.numel() for p in trainer.model.parameters())},
         "data": dict(data),
-        "diversity": {"active": diversity.is_active, "config": diversity.to_dict()},
+        "diversity": {
+            "active": diversity.is_active,
+            "config": diversity.to_dict(),
+            "layers": trainer.regularised_layers(),
+        },
         "training": {
             "steps": outcome.global_step,
             "epochs": trainer.state.epoch,
@@ -198,7 +212,12 @@ def train_and_report(
         report.write_card(folder, results, usage)
         # Last: a folder with results.json is a finished run.
         write_results(folder, results)
+    settings.push_to_hub = pushes
     trainer.accelerator.wait_for_everyone()
+    if pushes and writes and settings.process_index == 0:
+        publish(folder, Destination(trainer.hub_model_id, revision=settings.hub_revision), settings.hub_token)
+    if unpublished is not None and unpublished.places != {""}:  # the run itself is published by now
+        raise unpublished
     return results
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import scipy
 import statsmodels
-from common.results import plain
 
+from hf_diversity.cards.settings import plain
 from studies.analysis import MEASURES, MethodResult, Record, analyse
 from studies.figures import COMPARED, write_figures
 from studies.inference import Interval

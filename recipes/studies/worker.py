@@ -17,9 +17,9 @@ from common.arguments import DataArguments, parse_values
 from common.calibration import with_calibration
 from common.data import Splits, load_splits
 from common.recipe import Prepared, run_recipe
-from common.results import plain
 
 from hf_diversity import DiversityConfig
+from hf_diversity.cards.settings import plain
 from hf_diversity.layers import find_layers
 from hf_diversity.regularizer import NonFiniteRegularizerError
 from studies.ledger import Ledger

@@ -1,6 +1,8 @@
 """Generalisation gap: by how much a model is worse on held-out data than on its training data."""
 
 import statistics
+from collections.abc import Sequence
+from typing import Any
 
 import datasets
 import evaluate
@@ -50,12 +52,12 @@ _SPLITS = ("train", "held_out")
 
 
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _INPUTS)
-class GeneralizationGap(evaluate.Measurement):
+class GeneralizationGap(evaluate.Measurement):  # type: ignore[misc]  # evaluate has no types
     """Generalisation gap, as a local module of the `evaluate` library."""
 
     config_name: str
 
-    def _info(self):
+    def _info(self) -> evaluate.MeasurementInfo:
         if self.config_name == "default":
             self.config_name = "values"
         if self.config_name not in _COLUMNS:
@@ -69,7 +71,7 @@ class GeneralizationGap(evaluate.Measurement):
             features=datasets.Features(_COLUMNS[self.config_name]),
         )
 
-    def compute(self, **inputs):
+    def compute(self, **inputs: Any) -> dict[str, float] | None:
         """Measure what is given and what `add` and `add_batch` have stored."""
         names = list(_COLUMNS[self.config_name])
         for other, columns in _COLUMNS.items():
@@ -79,9 +81,10 @@ class GeneralizationGap(evaluate.Measurement):
                     f"{', '.join(strange)}: this was loaded to take {', '.join(names)}; load it with "
                     f'config_name="{other}"'
                 )
-        return super().compute(**{**inputs, **checked_columns(names, inputs, len(self))})
+        results: dict[str, float] | None = super().compute(**{**inputs, **checked_columns(names, inputs, len(self))})
+        return results
 
-    def _compute(self, metric=None, lower_is_better=None, **columns):
+    def _compute(self, metric: Any = None, lower_is_better: bool | None = None, **columns: Any) -> dict[str, float]:
         for name, column in columns.items():
             for row, value in enumerate(column):
                 if value is None:
@@ -93,7 +96,9 @@ class GeneralizationGap(evaluate.Measurement):
         return _from_values(**columns, metric=metric, lower_is_better=lower_is_better)
 
 
-def _from_values(train, held_out, metric, lower_is_better):
+def _from_values(
+    train: Sequence[float], held_out: Sequence[float], metric: Any, lower_is_better: bool | None
+) -> dict[str, float]:
     if not isinstance(metric, str) or not metric:
         raise ValueError(
             f'metric is {metric!r}: the sign of the gap depends on it; type metric="loss", metric="accuracy", or any '
@@ -104,7 +109,13 @@ def _from_values(train, held_out, metric, lower_is_better):
     return {**_named(metric, *map(statistics.fmean, (train, held_out, gaps))), **spread, "num_runs": len(gaps)}
 
 
-def _from_predictions(predictions, references, splits, metric, lower_is_better):
+def _from_predictions(
+    predictions: Sequence[float],
+    references: Sequence[float],
+    splits: Sequence[str],
+    metric: Any,
+    lower_is_better: bool | None,
+) -> dict[str, float]:
     metric = metrics.load("accuracy") if metric is None else metric
     if not isinstance(metric, evaluate.EvaluationModule):
         raise TypeError(
@@ -121,7 +132,13 @@ def _from_predictions(predictions, references, splits, metric, lower_is_better):
     return results
 
 
-def _scores(metric, split, predictions, references, splits):
+def _scores(
+    metric: evaluate.EvaluationModule,
+    split: str,
+    predictions: Sequence[float],
+    references: Sequence[float],
+    splits: Sequence[str],
+) -> dict[str, float]:
     """What the metric gives for a split, without lists (scores by class, say)."""
     rows = [i for i, name in enumerate(splits) if name == split]
     if not rows:
@@ -134,7 +151,7 @@ def _scores(metric, split, predictions, references, splits):
     return scores
 
 
-def _as_expected(metric, name, values):
+def _as_expected(metric: evaluate.EvaluationModule, name: str, values: list[float]) -> Sequence[float]:
     """Classes as whole numbers, where the metric is one of classes; `evaluate` would cut fractions off silently."""
     features = metric.features[0] if isinstance(metric.features, list) else metric.features
     if not str(getattr(features[name], "dtype", "")).startswith("int"):
@@ -148,12 +165,12 @@ def _as_expected(metric, name, values):
     return [int(value) for value in values]
 
 
-def _gap(name, train, held_out, lower_is_better):
+def _gap(name: str, train: float, held_out: float, lower_is_better: bool | None) -> float:
     # A name that says nothing by itself, so that what the user says holds
     key = name if lower_is_better is None else "value"
     lower = [key] if lower_is_better else []
     return generalization_gaps({key: train}, {key: held_out}, lower_is_better=lower)[key]
 
 
-def _named(name, train, held_out, gap):
+def _named(name: str, train: float, held_out: float, gap: float) -> dict[str, float]:
     return {f"train_{name}": float(train), f"held_out_{name}": float(held_out), f"gap_{name}": float(gap)}

@@ -1,11 +1,14 @@
 """Within-layer diversity: how redundant the units of a layer are, from its activations."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import datasets
 import evaluate
 import torch
 
-from hf_diversity import DiversityConfig
 from hf_diversity.citations import WLD_REG_BIBTEX
+from hf_diversity.config import DiversityConfig
 from hf_diversity.diagnostics import layer_diagnostics
 from hf_diversity.functional import DEFAULT_JITTER
 from hf_diversity.measures import SimilarityMeasure, make_measure
@@ -37,10 +40,10 @@ Returns:
 
 
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _INPUTS)
-class WithinLayerDiversity(evaluate.Measurement):
+class WithinLayerDiversity(evaluate.Measurement):  # type: ignore[misc]  # evaluate has no types
     """Within-layer diversity, as a local module of the `evaluate` library."""
 
-    def _info(self):
+    def _info(self) -> evaluate.MeasurementInfo:
         return evaluate.MeasurementInfo(
             description=_DESCRIPTION,
             citation=WLD_REG_BIBTEX,
@@ -48,11 +51,20 @@ class WithinLayerDiversity(evaluate.Measurement):
             features=datasets.Features({"features": datasets.Sequence(datasets.Value("float64"))}),
         )
 
-    def compute(self, **inputs):
+    def compute(self, **inputs: Any) -> dict[str, float] | None:
         """Measure what is given and what `add` and `add_batch` have stored."""
-        return super().compute(**{**inputs, **checked_columns(["features"], inputs, len(self))})
+        columns = checked_columns(["features"], inputs, len(self))
+        results: dict[str, float] | None = super().compute(**{**inputs, **columns})
+        return results
 
-    def _compute(self, features, gamma="median", measure="direct", reduction="mean", jitter=DEFAULT_JITTER):
+    def _compute(
+        self,
+        features: Sequence[Sequence[float]],
+        gamma: float | str = "median",
+        measure: Any = "direct",
+        reduction: Any = "mean",
+        jitter: float = DEFAULT_JITTER,
+    ) -> dict[str, float]:
         if measure == "none":
             raise ValueError('measure is "none", which measures nothing; type measure="direct"')
         config = DiversityConfig(measure=measure, reduction=reduction, gamma=gamma, jitter=jitter)
@@ -68,7 +80,7 @@ class WithinLayerDiversity(evaluate.Measurement):
         return {"diversity": float(diversity), **sizes, **found.scalars()}
 
 
-def _matrix(features):
+def _matrix(features: Sequence[Sequence[float | None]]) -> torch.Tensor:
     """Rows of equal length as a tensor (N, D) float64."""
     units = len(features[0])
     for i, row in enumerate(features):
