@@ -34,7 +34,7 @@ class Room(NamedTuple):
 ROOMS = {
     "doors": Room(
         "Doors", "what users import and type",
-        ("hf_diversity", "runs", "cli", "cli_layers", "cli_probe", "cli_push", "__main__"), 0, 0, 640,
+        ("hf_diversity", "runs", "cli", "cli_layers", "cli_probe", "cli_push", "cli_env", "__main__"), 0, 0, 700,
     ),
     "trainer": Room("Trainer", "the regulariser in the loss of any Trainer", ("trainer",), 1, 0, 565),
     "probe": Room("Probe", "a report on any checkpoint", ("probe.*",), 1, 600, 420),
@@ -73,7 +73,8 @@ ROOMS = {
     "data": Room("Data and small networks", "", ("data.*", "cifar_models", "small_models"), 10, 700, 320),
     "base": Room(
         "Base", "shared; imports nothing of the package",
-        ("tensors", "distributed", "module_names", "modes", "compat", "citations", "versions"), 11, 0, 650,
+        ("tensors", "distributed", "module_names", "modes", "compat", "citations", "versions",
+         "environment"), 11, 0, 700,
     ),
 }  # fmt: skip
 

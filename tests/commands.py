@@ -77,7 +77,8 @@ def _python(words, patch):
     assert script.is_file(), f"there is no {script}"
     check_of_script = {
         "recipes/demo.py": _demo, "recipes/study.py": _study, "recipes/compare.py": _compare,
-        "benchmarks/run.py": _benchmarks, "scripts/model_cards.py": _model_cards,
+        "benchmarks/run.py": _benchmarks, "benchmarks/scale.py": _scale,
+        "scripts/model_cards.py": _model_cards,
     }  # fmt: skip
     if script.parent.as_posix() == "examples/by_feature":
         assert not words[1:], "examples take no arguments"  # test_examples.py runs them
@@ -145,6 +146,19 @@ def _benchmarks(words, patch):
         for name in set(sys.modules) - before:
             if Path("benchmarks").resolve() in Path(getattr(sys.modules[name], "__file__", None) or "/").parents:
                 del sys.modules[name]
+
+
+def _scale(words, patch):
+    """The options are read before the first table is made."""
+    patch.syspath_prepend("benchmarks")
+    scale = import_module("scale")
+
+    def begin():
+        raise InterruptedError
+
+    patch.setattr(scale, "COMPUTED", {"begin": begin})
+    with pytest.raises(InterruptedError):
+        scale.main(words)
 
 
 def _model_cards(words, patch):

@@ -27,7 +27,10 @@ NOT_CODE = {"s_nm = (1/N) sum_i": "a formula"}
 # Commands of which a sentence gives the beginning, and an end
 ENDS = {
     "hf-diversity layers": "resnet18",
+    "hf-diversity probe": "outputs/demo/diversity-0 --dataset embedded --out outputs/probe",
+    "accelerate launch": "recipes/image_classification.py --config recipes/configs/demo.yaml",
     "hf-diversity push": "outputs/run me/model --dry-run",
+    "python recipes/study.py report": "outputs/study/fashion_mnist_1k_cnn",
     "accelerate launch --quiet": "recipes/image_classification.py",
     "python recipes/study.py run --config ...": "recipes/configs/study/movie_minilm.yaml",
     "accelerate launch --config_file recipes/accelerate/cpu_2.yaml recipes/study.py run --config ...": (

@@ -250,7 +250,6 @@ def save(card: Card, folder: str | Path) -> Path:
 
     Raises:
         ValueError: the metadata cannot be read back.
-        ImportError: a data set names a task of a benchmark, and huggingface_hub does not know `.eval_results`.
     """
     text = render(card)
     ModelCard(text)  # raises where its metadata is no YAML mapping

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
+from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
 from .markdown import as_float
 
@@ -22,9 +23,6 @@ def save_eval_results(card: Card, folder: Path) -> Path | None:
     Returns:
         The file, `.eval_results/<data set>.yaml`; None where no data set names a task of a benchmark, or nothing was
         tested.
-
-    Raises:
-        ImportError: huggingface_hub is too old to know this form.
     """
     data = next((data for data in card.datasets if data.hub_id and data.benchmark_task), None)
     tested = {
@@ -34,13 +32,6 @@ def save_eval_results(card: Card, folder: Path) -> Path | None:
     }
     if data is None or not tested:
         return None
-    try:
-        from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
-    except ImportError as error:
-        raise ImportError(
-            "benchmark_task needs a newer huggingface_hub, which knows .eval_results; type: pip install --upgrade "
-            "huggingface_hub"
-        ) from error
     name, value = next(iter(tested.items()))
     entry = EvalResultEntry(
         dataset_id=str(data.hub_id), task_id=str(data.benchmark_task), value=value, notes=f"{name}, trained with "
