@@ -219,22 +219,26 @@ def refuse_incomplete(folder: str, with_optimizer: bool = True) -> None:
     Raises:
         ValueError: names the files that are missing or cut off, and the last whole checkpoint.
     """
-    faults = _faults(folder, with_optimizer)
+    faults = _faults(folder, with_optimizer) if os.path.isdir(folder) else ["there is no such folder"]
     if not faults:
         return
     whole = last_whole_checkpoint(os.path.dirname(os.path.abspath(folder)))
     cure = (
         f"type resume_from_checkpoint={whole!r}, the last whole one"
         if whole
-        else "there is no whole one beside it: start again without resume_from_checkpoint"
+        else "start again without resume_from_checkpoint, for there is no whole one beside it"
     )
+    if not os.path.isdir(folder):
+        raise ValueError(
+            f"{folder}: there is no such folder to resume from. {cure[0].upper()}{cure[1:]}; from a repository of the "
+            "Hub, download it first: hf download REPO --include 'last-checkpoint/*' --local-dir FOLDER, then "
+            "resume_from_checkpoint='FOLDER/last-checkpoint'"
+        )
     without = " (to start the optimiser anew all the same, type save_only_model=True)" if with_optimizer else ""
     raise ValueError(f"{folder} is not a whole checkpoint: {', '.join(faults)}. To go on, {cure}{without}")
 
 
 def _faults(folder: str, with_optimizer: bool = True) -> list[str]:
-    if not os.path.isdir(folder):
-        return ["there is no such folder"]
     files = sorted(os.listdir(folder))
     needed = [TRAINER_STATE_NAME]
     if with_optimizer:

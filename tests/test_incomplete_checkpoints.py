@@ -55,7 +55,7 @@ def test_weights_alone_are_resumed_only_where_they_are_asked_for(tmp_path):
 
 
 def test_a_folder_that_does_not_exist(tmp_path):
-    with pytest.raises(ValueError, match="checkpoint-7 is not a whole checkpoint: there is no such folder"):
+    with pytest.raises(ValueError, match="checkpoint-7: there is no such folder to resume from.*hf download"):
         make_trainer(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-7"))
 
 

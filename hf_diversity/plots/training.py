@@ -115,7 +115,8 @@ def training_curves(
 
 
 def _line(axis: Axes, positions: np.ndarray, values: np.ndarray, colour: str, style: str, label: str) -> None:
-    axis.plot(positions, values.mean(axis=0), color=colour, linestyle=style, label=label)
+    marker = "o" if len(positions) == 1 else ""  # a line of one point is invisible
+    axis.plot(positions, values.mean(axis=0), color=colour, linestyle=style, marker=marker, label=label)
     if len(values) > 1:
         axis.fill_between(positions, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0)
 
