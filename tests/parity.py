@@ -12,6 +12,7 @@ import torch
 from tiny import Mlp, Rows, arguments, weights
 from transformers import TrainerCallback
 
+from hf_diversity.cards.trainer import FIGURE
 from hf_diversity.config import CONFIG_NAME, STATE_NAME
 
 TIMES = ("_runtime", "_per_second", "_time")
@@ -101,4 +102,4 @@ def without_ours(value: Any) -> Any:
 
 
 def without_our_files(files: list[str]) -> list[str]:
-    return [file for file in files if Path(file).name not in (CONFIG_NAME, STATE_NAME)]
+    return [file for file in files if Path(file).name not in (CONFIG_NAME, STATE_NAME, FIGURE)]

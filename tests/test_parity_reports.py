@@ -107,4 +107,5 @@ def test_pushes_of_a_regularised_run_hold_our_configuration_too(pushed_by_traine
     for (title, names), (plain_title, plain_names) in zip(commits[:-1], expected[:-1], strict=True):
         # The state is what a resumed training reads: at the root it comes with the last push
         assert title == plain_title and names == [name for name in plain_names if name != "diversity_state.json"]
-    assert commits[-1] == expected[-1]
+    # The figure comes with the card
+    assert commits[-1] == [expected[-1][0], sorted([*expected[-1][1], "training.png"])]

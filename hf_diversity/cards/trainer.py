@@ -79,7 +79,7 @@ class CardMixin(_TrainerBase):
 
     def _card(self, summary: TrainingSummary | None, figures: Sequence[str] = ()) -> Card:
         model: Any = self.accelerator.unwrap_model(self.model)
-        common: dict[str, Any] = {"diversity": self.diversity, "layers": self.regularised_layers()}
+        common: dict[str, Any] = {"diversity": self.diversity, "layers": regularised_layers(self)}
         if summary is None:
             return Card("", **common)
         history = self.state.log_history
@@ -109,12 +109,16 @@ class CardMixin(_TrainerBase):
             **common,
         )
 
-    def regularised_layers(self) -> list[str]:
-        """The layers in words, as errors and cards name them; those that the configuration names before a training."""
-        capture = getattr(self, "_capture", None)
-        if capture is not None:
-            return [target.describe() for target in capture.targets]
-        return list(self.diversity.layers or [])
+
+def regularised_layers(trainer: Any) -> list[str]:
+    """The layers of a `DiversityTrainer` in words, as errors and cards name them.
+
+    Before a training they are those that its configuration names.
+    """
+    capture = getattr(trainer, "_capture", None)
+    if capture is not None:
+        return [target.describe() for target in capture.targets]
+    return list(trainer.diversity.layers or [])
 
 
 def _add_tags(path: Path) -> None:

@@ -20,6 +20,7 @@ from common.arguments import RunArguments
 from common.results import command, hardware, versions, write_results
 from hf_diversity import DiversityConfig, metrics
 from hf_diversity.cards.settings import changed_fields, plain
+from hf_diversity.cards.trainer import regularised_layers
 from hf_diversity.diagnostics import LayerDiagnostics, generalization_gaps, measure_diagnostics
 from hf_diversity.evaluation import LayerMeasurement, measure_layers
 from hf_diversity.publishing.commit import Destination, PushError, publish
@@ -179,7 +180,7 @@ def train_and_report(
         "diversity": {
             "active": diversity.is_active,
             "config": diversity.to_dict(),
-            "layers": trainer.regularised_layers(),
+            "layers": regularised_layers(trainer),
         },
         "training": {
             "steps": outcome.global_step,
