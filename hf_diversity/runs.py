@@ -13,7 +13,7 @@ from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, PreTrainedModel
 
 from .config import CONFIG_NAME, DiversityConfig
-from .publishing.files import TOKENIZERS
+from .publishing.cleaning import TOKENIZERS
 
 RESULTS_NAME = "results.json"
 _OF_PROCESSORS = (
@@ -63,6 +63,8 @@ def load_run(source: str | Path, revision: str | None = None, trust_remote_code:
             are no JSON.
     """
     folder = Path(source).expanduser()
+    if not str(source):
+        raise FileNotFoundError("source is empty: name the folder of a finished run, or a Hub id such as user/model")
     if not folder.is_dir():
         if folder.is_absolute() or str(source).startswith((".", "~")) or str(source).count("/") > 1:
             raise FileNotFoundError(f"{source} is no folder: name a finished run, or a Hub id such as user/model")

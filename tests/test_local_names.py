@@ -31,7 +31,7 @@ def machine(monkeypatch, tmp_path):
         "data:image/png;base64,iVBOR+/opt/abc/def/home/x==",
         "labels /m/09x0r and /m/05zppz",
         r"$\alpha\beta$ and \\ in LaTeX",
-        "s3://data/run/x, gs://home/x, the model quillon7/base",
+        "s3://data/run/x, gs://home/x, the model quillon7/base, https://huggingface.co/datasets/quillon7/data",
     ],
 )
 def test_what_stays(machine, kept):

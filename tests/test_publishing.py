@@ -217,6 +217,21 @@ def test_tokenizers_are_left_as_they_are_but_for_their_places(hub, run):
     assert pushed == {**config, "name_or_path": "base"}
 
 
+@pytest.mark.parametrize("name", ["dict.txt", "vocab-src.json", "bpe.codes", "a.tiktoken", "chat_template.jinja"])
+def test_words_of_a_tokenizer_are_no_paths(hub, run, name):
+    (run / name).write_text('{"/home/word": 12}')
+    assert main(["push", str(run), REPO]) == 0
+    assert hub.repositories[REPO].files()[name] == b'{"/home/word": 12}'
+
+
+def test_tokens_of_a_processor_are_no_secrets(hub, run):
+    tokens = {"image_break_token": "[IMG_BREAK]", "tile_global_token": "TILE_GLOBAL", "split_token": "a split 1"}
+    (run / "processor_config.json").write_text(json.dumps(tokens))
+    elsewhere = {"api_key_env": "MY_API_KEY_1", "password": "{{ password }}", "two_pass": "butter2x"}
+    (run / "my_config.json").write_text(json.dumps(elsewhere))
+    assert main(["push", str(run), REPO]) == 0
+
+
 def test_every_file_of_a_tokenizer_is_published():
     """Of all that transformers has, by its source: most need libraries of their own to be imported."""
     found = set()
@@ -237,11 +252,16 @@ def test_folders_that_are_no_part_of_the_model_stay(hub, run):
             save_file({"w": torch.zeros(2)}, run / name)
         else:
             (run / name).write_text("{}")
+    (run / "01_raw").mkdir()
+    (run / "01_raw" / "cat.png").write_text("data")
     (run / "README.md").write_text("![](1.png)")  # of the root
     assert main(["push", str(run), REPO]) == 0
-    also = {"query_0_Static/model.safetensors", "1_Pooling/config.json", "lora/adapter_model.safetensors",
-            "lora/adapter_config.json", "additional_chat_templates/tool.jinja"}  # fmt: skip
-    assert hub.repositories[REPO].files().keys() == LEAVES | also
+    adapter = {"lora/adapter_model.safetensors", "lora/adapter_config.json", "additional_chat_templates/tool.jinja"}
+    assert hub.repositories[REPO].files().keys() == LEAVES | adapter
+    (run / "modules.json").write_text("[]")
+    assert main(["push", str(run), REPO]) == 0
+    modules = {"query_0_Static/model.safetensors", "1_Pooling/config.json", "modules.json"}
+    assert hub.repositories[REPO].files().keys() == LEAVES | adapter | modules
 
 
 def test_modules_in_folders_of_their_own_are_a_model(hub, run):

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 
 import pytest
 
@@ -18,7 +19,7 @@ def no_script(monkeypatch):
 @pytest.mark.parametrize(
     "name",
     """
-    HF_TOKEN hub_token --api-key apiKey PGPWD PGPASSWORD SSH_PASSPHRASE GITHUB_PAT pat SSHPASS NPM_AUTH
+    HF_TOKEN hub_token --api-key apiKey PGPWD PGPASSWORD SSH_PASSPHRASE GITHUB_PAT pat NPM_AUTH
     aws_secret_access_key GOOGLE_CREDENTIALS hubToken DB_PASS TS_AUTHKEY AWS_ACCESSKEY HF_TOKENS API_TOKENS
     WANDB_APIKEYS Authorization BEARER SENTRY_DSN HF_TOKEN_2 use_auth_token
     """.split(),
@@ -27,7 +28,9 @@ def test_names_of_secrets(name):
     assert is_secret_name(name)
 
 
-@pytest.mark.parametrize("name", ["OPENAI_KEY", "AZURE_STORAGE_CONNECTION_STRING", "SLACK_WEBHOOK_URL"])
+@pytest.mark.parametrize(
+    "name", ["OPENAI_KEY", "SSHPASS", "GH_TOKEN_RO", "AZURE_STORAGE_CONNECTION_STRING", "SLACK_WEBHOOK_URL"]
+)
 def test_names_of_secrets_in_the_environment_alone(name):
     assert is_secret_name(name, environment=True) and not is_secret_name(name)
 
@@ -51,6 +54,21 @@ def test_values_that_are_paths_words_or_short_are_none(monkeypatch, tmp_path):
     ):  # fmt: skip
         monkeypatch.setenv(name, value)
     assert not {str(tmp_path), "short", "falsefalse", "postgres"} & set(known_secrets().values())
+
+
+@pytest.mark.parametrize("secret", ["attention2", "a-longer-secret-of-many-words1", "hf_" + "aB3" * 12])
+@pytest.mark.parametrize("before", [r"\n", r"\t", r"\u00e9", "%3D", "%20", "\x1b[0m", "=", "\n", '"'])
+def test_behind_an_escape_a_secret_is_found(monkeypatch, secret, before):
+    monkeypatch.setenv("SOME_PASSWORD", secret)
+    assert find_secret(f"x {before}{secret} y".encode(), known_secrets()) is not None
+
+
+def test_long_texts_take_linear_time():
+    for text in (b"sk-" * 200_000, b"a=" * 300_000, b"hf_" * 200_000, b"x://" * 150_000):
+        start = time.process_time()
+        find_secret(text, {"a": "0123456789"})
+        assert time.process_time() - start < 20, "quadratic: minutes"
+    mask_arguments(["a=" * 3000, '{"a":' * 1000, "a=[" * 1500])
 
 
 def test_a_part_of_a_longer_word_is_no_secret(monkeypatch):
@@ -110,6 +128,7 @@ def test_ends_of_lines_are_no_part_of_a_secret(monkeypatch):
 
 def test_keys_of_json_that_hold_secrets():
     assert secret_key_in({"a": [{"api_key": "s3cret-unknown"}]}) == "api_key"
+    assert secret_key_in({"api_key": {"value": ["s3cret-unknown"]}}) == "api_key"
     harmless = {
         "hub_token": None,
         "token": "<HUB_TOKEN>",
@@ -137,6 +156,10 @@ def test_keys_of_json_that_hold_secrets():
         (["--model_args", "pretrained=x,token=s3cret"], ["--model_args", "pretrained=x,token=..."]),
         (["--kwargs=hub_token=s3cret,lr=1"], ["--kwargs=hub_token=...,lr=1"]),
         (["--header", "Authorization: Bearer s3cret"], ["--header", "Authorization: ..."]),
+        (["--header", "authorization: token s3cret"], ["--header", "authorization: ..."]),
+        (["--args", '{"hub_token": {"value": "s3cret"}}'], ["--args", '{"hub_token": ...}']),
+        (["--args", r'{\"hub_token\": \"s3cret\", \"a\": 1}'], ["--args", r'{\"hub_token\": \"...\", \"a\": 1}']),
+        (["--command", "python x.py --hub_token s3cret -v"], ["--command", "python x.py --hub_token ... -v"]),
         (["--db", "postgres://me:s3cretpw@host/x"], ["--db", "postgres://me:...@host/x"]),
         (["--note", "hf_" + "aB3" * 12], ["--note", "..."]),
         (["--tokenizer_name", "bert", "--max_new_tokens", "5"], ["--tokenizer_name", "bert", "--max_new_tokens", "5"]),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 from pathlib import Path
 from typing import Any
 
+from ..publishing.local_names import LocalNames
 from ..publishing.secrets import HIDDEN, is_secret_name, mask_text
 
 # Where things go, what follows from other settings, and what recipes set themselves
@@ -31,7 +33,7 @@ def changed_fields(instance: Any) -> dict[str, Any]:
         default = item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default
         # TrainingArguments turns None into False, [] or {}. (A second instance to compare with would reset the state
         # of all processes.)
-        if value != default and (value or default):
+        if value != default and (value or default or (value == 0 and value is not False)):
             changed[item.name] = plain(value)
     return changed
 
@@ -57,10 +59,15 @@ def plain(value: Any) -> Any:
 
 
 def without_paths(text: str) -> str:
-    """Replace every absolute path by its last part: results are published, a machine's folders are not."""
-    return re.sub(r"(?<![\w.:/~-])~?(?:/[^/\s'\",=:]+)+/?", _last_part, text)
+    """Take local paths and names out of a text: results are published, a machine's folders are not."""
+    name, equals, value = text.partition("=")
+    if equals and re.fullmatch(r"[\w.+-]+", name):
+        return f"{name}={without_paths(value)}"
+    if re.fullmatch(r"~?/[^/\n]+/[^\n]*", text):  # an argument is a path, whatever its root
+        return Path(text).name
+    return str(_local_names().remove_from_value(text)[0])
 
 
-def _last_part(match: re.Match[str]) -> str:
-    path = Path(match.group())
-    return "~" if path.parent.name.lower() in ("home", "users") else path.name
+@functools.cache
+def _local_names() -> LocalNames:
+    return LocalNames()

@@ -76,4 +76,5 @@ def _takes_pictures(model: PreTrainedModel, processor: Any) -> bool:
     kind = type(model).__name__
     if kind == "TimmWrapperForImageClassification":  # its processor is in its configuration
         return bool((model.config.model_args or {}).get("in_chans", 3) == 3)
-    return kind.endswith("ForImageClassification") and processor is not None
+    channels = getattr(model.config, "num_channels", 3)
+    return kind.endswith("ForImageClassification") and processor is not None and channels == 3

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,23 @@ from .local_names import LocalNames
 from .secrets import secret_key_in
 
 # Every character counts in these: they are published as they are, or refused
-VERBATIM = {"tokenizer.json", "vocab.json", "added_tokens.json", "special_tokens_map.json", "vocab.txt", "merges.txt"}
+TOKENIZERS = (
+    "*.model", "*.jinja", "*.tiktoken", "*.spm", "*.codes", "*.tokenizer", "tokenizer.json", "tokenizer_config.json",
+    "*vocab*.json", "*vocab*.txt", "vocab.*", "merges.txt", "added_tokens.json", "special_tokens_map.json",
+    "normalizer.json", "chat_template.json", "dict.txt", "emoji.json", "byte_maps.json", "word_shape.json",
+    "word_pronunciation.json", "idf.json",
+)  # fmt: skip
 # Here only what says where things are; special tokens may look like paths
 TOKENIZER_CONFIG = "tokenizer_config.json"
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where there is one
+_OF_TOKENS = ("tokenizer_config.json", "processor_config.json")
+_FRONT_MATTER = re.compile(r"(---\r?\n)(.*?)(\r?\n---\r?\n)", re.DOTALL)
 _PLACES = ("name_or_path", "tokenizer_file", "vocab_file", "merges_file")
+
+
+def is_verbatim(name: str) -> bool:
+    """Whether a file of this name is published as it is."""
+    return name != TOKENIZER_CONFIG and any(fnmatch(name, pattern) for pattern in TOKENIZERS)
 
 
 def read_text(content: bytes) -> tuple[str, str] | None:
@@ -37,7 +52,7 @@ def clean_file(path: Path, content: bytes, names: LocalNames) -> tuple[bytes, in
         names: takes them out.
     """
     read = read_text(content)
-    if read is None or path.name in VERBATIM:
+    if read is None or is_verbatim(path.name):
         return content, 0, None
     text, encoding = read
     value: Any = None
@@ -45,14 +60,14 @@ def clean_file(path: Path, content: bytes, names: LocalNames) -> tuple[bytes, in
         cleaned, removed, value = _clean_json(path.name, text, names)
     elif path.suffix in (".yaml", ".yml"):
         cleaned, removed, value = _clean_yaml(text, names)
-    elif path.suffix == ".md" and text.startswith("---\n") and "\n---\n" in text[4:]:
-        head, body = text[4:].split("\n---\n", 1)
-        head, in_head, value = _clean_yaml(head, names)
-        body, in_body = names.remove(body)
-        cleaned, removed = f"---\n{head.rstrip()}\n---\n{body}", in_head + in_body
+    elif path.suffix == ".md" and (parts := _FRONT_MATTER.match(text)):
+        head, in_head, value = _clean_yaml(parts[2], names)
+        body, in_body = names.remove(text[parts.end() :])
+        cleaned, removed = f"{parts[1]}{head.rstrip()}{parts[3]}{body}", in_head + in_body
     else:
         cleaned, removed = names.remove(text)
-    key = None if path.name == TOKENIZER_CONFIG else secret_key_in(value)
+    # Those of tokenizers and processors have many tokens, of texts
+    key = None if path.name.endswith(_OF_TOKENS) else secret_key_in(value)
     return cleaned.encode(encoding, errors="surrogateescape") if removed else content, removed, key
 
 
@@ -74,12 +89,12 @@ def _clean_yaml(text: str, names: LocalNames) -> tuple[str, int, Any]:
     """As text, which keeps comments, unless the values would not be the cleaned ones then."""
     cleaned, removed = names.remove(text)
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _LOADER)
         expected, count = names.remove_from_value(value)
     except (yaml.YAMLError, RecursionError):
         return cleaned, removed, None
     try:
-        if yaml.safe_load(cleaned) == expected:
+        if yaml.load(cleaned, _LOADER) == expected:
             return cleaned, removed, value
     except yaml.YAMLError:
         pass

@@ -12,18 +12,12 @@ from pathlib import Path, PurePosixPath
 
 from safetensors import SafetensorError, safe_open
 
-from .cleaning import VERBATIM, clean_file, read_text
+from .cleaning import TOKENIZERS, clean_file, is_verbatim, read_text
 from .local_names import LocalNames
 from .secrets import find_secret
 
 WEIGHTS = (".safetensors",)
 # Others of these kinds may be data: files are published by name
-TOKENIZERS = (
-    "*.model", "*.jinja", "*.tiktoken", "*.spm", "*.codes", "*.tokenizer", "tokenizer.json", "tokenizer_config.json",
-    "*vocab*.json", "*vocab*.txt", "vocab.*", "merges.txt", "added_tokens.json", "special_tokens_map.json",
-    "normalizer.json", "chat_template.json", "dict.txt", "emoji.json", "byte_maps.json", "word_shape.json",
-    "word_pronunciation.json", "idf.json",
-)  # fmt: skip
 NAMES = (
     *TOKENIZERS,
     "LICENSE*", "NOTICE*", "CITATION*", "README*.md", "requirements.txt",
@@ -34,8 +28,8 @@ NAMES = (
 FIGURES = (".png", ".svg", ".jpg", ".jpeg", ".webp")
 PAGES = (".md", ".html")
 FIGURE_FOLDERS = ("*figure*", "*plot*", "*report*", "*probe*")
-# Parts of a model: modules of sentence-transformers, further chat templates
-MODULE_FOLDERS = re.compile(r"(?:\w+_)?\d+_\w+|additional_chat_templates")
+MODULE_FOLDERS = re.compile(r"(?:\w+_)?\d+_\w+")  # of sentence-transformers
+ADAPTER = "adapter_config.json"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".npz", ".joblib")
 # What Trainer resumes from; it reads them with weights_only=True
 TRAINER_FILES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth")
@@ -162,13 +156,18 @@ def _reason_against(source: Path, inside: str, resumable: bool, include: Sequenc
         return None if source.suffix in FIGURES or any(fnmatch(name, p) for p in NAMES) else BY_NAME
     if folders and not _is_part_of_model(source, folders):
         return BY_NAME
-    known = source.suffix in (*WEIGHTS, *FIGURES) or any(fnmatch(name, pattern) for pattern in NAMES)
-    return None if known else BY_NAME
+    kinds = WEIGHTS if folders else (*WEIGHTS, *FIGURES)
+    return None if source.suffix in kinds or any(fnmatch(name, pattern) for pattern in NAMES) else BY_NAME
 
 
 def _is_part_of_model(source: Path, folders: Sequence[str]) -> bool:
-    is_adapter = (source.parent / "adapter_config.json").is_file()
-    return is_adapter or all(MODULE_FOLDERS.fullmatch(folder) for folder in folders)
+    root = source.parents[len(folders)]
+    has_modules = (root / "modules.json").is_file()  # of sentence-transformers
+    return (
+        (source.parent / ADAPTER).is_file()
+        or folders == ["additional_chat_templates"]
+        or (has_modules and all(MODULE_FOLDERS.fullmatch(folder) for folder in folders))
+    )
 
 
 def _named_figures(published: Mapping[str, Path]) -> set[str]:
@@ -187,7 +186,7 @@ def _named_figures(published: Mapping[str, Path]) -> set[str]:
 
 def _other(source: Path, path: str, names: LocalNames) -> OutgoingFile:
     is_text = source.suffix not in FIGURES or source.suffix == ".svg"
-    if not is_text or source.name in VERBATIM or any(source.match(pattern) for pattern in TRAINER_FILES):
+    if not is_text or is_verbatim(source.name) or any(source.match(pattern) for pattern in TRAINER_FILES):
         return OutgoingFile(path, source)
     # Also unchanged ones are kept, for the state of a run may be written again while it is uploaded
     content, removed, key = clean_file(source, source.read_bytes(), names)
@@ -244,4 +243,5 @@ def holds_weights(folder: str | os.PathLike[str]) -> bool:
     if not folder.is_dir():
         return False
     modules = (folder / "modules.json").is_file() and any(folder.glob("*/*.safetensors"))
-    return modules or any(entry.suffix in WEIGHTS for entry in folder.iterdir())
+    adapters = any(folder.glob(f"*/{ADAPTER}")) and (folder / "README.md").is_file()  # of PEFT, with names
+    return modules or adapters or any(entry.suffix in WEIGHTS for entry in folder.iterdir())

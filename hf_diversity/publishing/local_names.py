@@ -21,6 +21,9 @@ _PART = r"[^\s\"'<>|,;)\]}`]"
 _HOMES = {"home", "users"}
 _NAMES_OF_NOBODY = {"root", "user", "admin", "ubuntu", "runner", "jovyan", "localhost", ""}
 _EMBEDDED = r"data:[\w/+.-]+;base64,[A-Za-z0-9+/=]+"  # an image inside a page, where anything may look like a path
+# Behind these a name is the owner of something on the net
+_SITES = (r"huggingface\.co", r"hf\.co", r"github\.com", "datasets", "spaces")
+_NO_SITE = "".join(rf"(?<!{site}/)" for site in _SITES)
 _USER_KEYS = "user(?:_?name)?|login|owner|author"
 _MACHINE_KEYS = "host(?:_?name)?|node(?:_?name)?|machine"
 # Of configurations: labels of data sets may look like paths (/m/09x0r), and templates are code
@@ -59,6 +62,7 @@ class LocalNames:
             rf"(?P<embedded>{_EMBEDDED})|(?<=(?P<quote>[\"'`])){begin}[^\"'`\n]*(?=(?P=quote))|{begin}{_PART}*"
         )
         self._whole = re.compile(rf"(?:file://)?{begin}[^\n]*")
+        self._home = str(Path.home())
         machine = socket.gethostname()
         self._user = _user()
         self._keep = keep
@@ -138,7 +142,7 @@ class LocalNames:
 
     def _last_part(self, path: str) -> str:
         *parents, last = [part for part in re.split(r"[\\/]+", path) if part]
-        is_home = bool(parents) and parents[-1].lower() in _HOMES or path.rstrip("/") == str(Path.home())
+        is_home = bool(parents) and parents[-1].lower() in _HOMES or path.rstrip("/") == self._home
         return "~" if is_home or (last == self._user and last != self._keep) else last
 
 
@@ -167,7 +171,8 @@ def _patterns(names: set[str], keys: str, replacement: str) -> list[_Pattern]:
         if not name.isalpha():
             # Not as the owner in a Hub id, quillon7/model
             ending = r"(?![\w-])"
-            patterns.append((re.compile(rf"(?<=/){word}{ending}|(?<![\w/-]){word}{ending}(?!/\w)"), replacement))
+            found = rf"(?<=/){_NO_SITE}{word}{ending}|(?<![\w/-]){word}{ending}(?!/\w)"
+            patterns.append((re.compile(found), replacement))
         patterns.append((re.compile(rf"(?<![\w-]){word}(?=@)|(?<=@){word}(?![\w-])"), replacement))
         key = rf"(?i:(\b(?:{keys})[\"']?\s*[:=]\s*[\"']?))"
         patterns.append((re.compile(rf"{key}{word}(?![\w-])"), rf"\g<1>{replacement}"))

@@ -22,7 +22,8 @@ _ENDS = (
     "secret", "secrets", "password", "passwords", "passwd", "passphrase", "passcode", "pwd", "credential",
     "credentials", "apikey", "apikeys", "authkey", "accesskey", "secretkey", "privatekey", "authorization", "bearer",
 )  # fmt: skip
-_WORDS = {"auth", "pat", "pats", "pass", "dsn"}
+_WORDS = {"auth", "pat", "pats", "dsn", "pw", "pswd"}
+_BEFORE_PASS = {"db", "ftp", "http", "mysql", "pg", "proxy", "smtp", "ssh", "user"}
 _BEFORE_KEY = {
     "access",
     "account",
@@ -37,9 +38,12 @@ _BEFORE_KEY = {
     "service",
     "ssh",
 }
-_NO_PASSWORDS = ("bypass", "compass", "encompass", "multipass")
+_BEFORE_NO_KEY = {"data", "image", "label", "metric", "model", "sort", "text"}
 # ... but for what says where a secret is, or something about it
-_ABOUT_SECRETS = {"count", "dir", "file", "files", "folder", "id", "length", "name", "path", "sock", "type"}
+_ABOUT_SECRETS = {
+    "count", "dir", "env", "field", "file", "files", "folder", "id", "length", "name", "path", "provider", "sock",
+    "type", "url",
+}  # fmt: skip
 # pad_token and the like
 _OF_TEXTS = {
     "assistant", "audio", "bos", "class", "cls", "end", "eos", "extra", "first", "image", "initial", "last", "mask",
@@ -51,13 +55,13 @@ _WORKING_FOLDERS = {"PWD", "OLDPWD"}
 
 # Well-known forms, each behind its first letters: looking for these first is 20 times faster
 _FORMS = {
-    b"hf_": rb"\bhf_[A-Za-z0-9]{30,}",
-    b"gh": rb"\bgh[pousr]_[A-Za-z0-9]{30,}",
-    b"github_pat_": rb"\bgithub_pat_\w{30,}",
-    b"glpat-": rb"\bglpat-[\w-]{20,}",
-    b"sk-": rb"\bsk-(?=[\w-]*\d)(?=[\w-]*[A-Z])[\w-]{32,}",
-    b"AKIA": rb"\bAKIA[0-9A-Z]{16}\b",
-    b"xox": rb"\bxox[abpr]-[\w-]{20,}",
+    b"hf_": rb"hf_[A-Za-z0-9]{30,}",
+    b"gh": rb"gh[pousr]_[A-Za-z0-9]{30,}",
+    b"github_pat_": rb"github_pat_\w{30,}",
+    b"glpat-": rb"glpat-[\w-]{20,}",
+    b"sk-": rb"(?:(?<![A-Za-z0-9])|(?<=\\[nrt]))sk-(?=[\w-]{0,40}\d)(?=[\w-]{0,40}[A-Z])[\w-]{32,}",
+    b"AKIA": rb"AKIA[0-9A-Z]{16}(?![0-9A-Za-z])",
+    b"xox": rb"xox[abpr]-[\w-]{20,}",
     b"PRIVATE KEY": rb"-----BEGIN [A-Z ]*PRIVATE KEY-----",
 }
 _TOKEN_FORMS = {begin: re.compile(form) for begin, form in _FORMS.items()}
@@ -68,9 +72,16 @@ _IN_URL = re.compile(
 )
 _EXAMPLES = {"password", "passwd", "secret", "your-token", "token", "username"}
 _KEY_AND_VALUE = re.compile(
-    r"(?P<key>(?P<quote>[\"']?)(?P<name>[A-Za-z][\w.-]*)(?P=quote)\s*[:=]\s*)"
-    r"(?P<value>\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'|\[[^\]]*\]|(?:(?:Bearer|Basic|Token)\s+)?[^\s,;}\]]+)"
+    r"(?P<key>(?P<quote>\\?[\"']|)(?P<name>[A-Za-z][\w.-]*)(?P=quote)\s*[:=]\s*)"
+    r"(?P<value>\\\"(?:[^\"\\]|\\[^\"])*\\\"|\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'|\[[^\]]*\]|\{[^{}]*\}|"
+    r"(?:(?i:Bearer|Basic|Token|ApiKey)\s+)?[^\s,;}\]]+)"
 )
+# An option within a text, which holds a whole command
+_OPTION = re.compile(r"(?P<key>(?<!\S)--?(?P<name>[A-Za-z][\w-]*)\s+)(?P<value>[^\s-]\S*)")
+# The value is somewhere else: "$TOKEN", "<HUB_TOKEN>", "{{ token }}", OPENAI_API_KEY, os.environ/X
+_ELSEWHERE = re.compile(r"[$<{].*|\.\.\.|[A-Z][A-Z0-9_]*|os\.environ.*|\[.*\]", re.DOTALL)
+# What may stand between a word and what is written before it: \\n and the like, %20, a colour of a terminal
+_ESCAPE_BEFORE = re.compile(rb"(?:\\[nrtbf]|\\u[0-9a-fA-F]{4}|%[0-9a-fA-F]{2}|\x1b\[[\d;]*m)$")
 
 
 def is_secret_name(name: str, environment: bool = False) -> bool:
@@ -89,8 +100,10 @@ def is_secret_name(name: str, environment: bool = False) -> bool:
     if not words or name in _WORKING_FOLDERS or words[-1] in _ABOUT_SECRETS:
         return False
     for before, word in zip(["", *words], words, strict=False):
-        if word.endswith(_ENDS) or word in _WORDS or (word.endswith("pass") and not word.endswith(_NO_PASSWORDS)):
+        if word.endswith(_ENDS) or word in _WORDS or (word == "pass" and before in _BEFORE_PASS):
             return True
+        if environment and (word.endswith(("pass", "token")) or word == "sas") and word != "compass":
+            return before not in _OF_TEXTS
         if word in ("key", "keys") and before in _BEFORE_KEY:
             return True
     last, before_last = words[-1], words[-2] if len(words) > 1 else ""
@@ -98,7 +111,7 @@ def is_secret_name(name: str, environment: bool = False) -> bool:
         return before_last not in _OF_TEXTS
     if last == "tokens":
         return before_last in _BEFORE_KEY
-    return environment and last == "key" and bool(before_last)
+    return environment and last == "key" and bool(before_last) and before_last not in _BEFORE_NO_KEY
 
 
 def known_secrets(*tokens: str | None) -> dict[str, str]:
@@ -145,15 +158,28 @@ def secret_key_in(value: Any) -> str | None:
     """The first key in JSON that is named like a secret and has a text for a value; None if there is none."""
     if isinstance(value, Mapping):
         for key, item in value.items():
-            if isinstance(item, str):
-                named = is_secret_name(str(key)) and len(item) >= _SHORTEST
-                if named and not _is_word(item) and not item.startswith(("<", HIDDEN, "$")):
-                    return str(key)
-            elif found := secret_key_in(item):
+            if is_secret_name(str(key)) and any(map(_could_be_secret, _texts_in(item))):
+                return str(key)
+            if found := secret_key_in(item):
                 return found
     if isinstance(value, list | tuple):
         return next(filter(None, map(secret_key_in, value)), None)
     return None
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _texts_in(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts_in(item)
+
+
+def _could_be_secret(text: str) -> bool:
+    return len(text) >= _SHORTEST and not _is_word(text) and not _ELSEWHERE.fullmatch(text)
 
 
 def mask_arguments(words: Sequence[str]) -> list[str]:
@@ -197,16 +223,20 @@ def _mask(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _without_inner(word: str, hide: Callable[[str], str]) -> str:
-    """A word without secrets inside it: behind a key, in an address, or known by their form."""
-
-    def without_value(match: re.Match[str]) -> str:
-        if not is_secret_name(match["name"].rpartition(".")[2]):
-            # The value may hold another key: model_args=token=x
-            return match["key"] + _without_inner(match["value"], hide)
-        mark = match["value"][0] if match["value"][0] in "\"'" else ""
-        return f"{match['key']}{mark}{hide(match['value'].strip(mark or None))}{mark}"
-
-    word = _KEY_AND_VALUE.sub(without_value, word)
+    """A word without secrets inside it: behind a key or an option, in an address, or known by their form."""
+    for pattern in (_KEY_AND_VALUE, _OPTION):
+        parts: list[str] = []
+        place = 0
+        while match := pattern.search(word, place):
+            value = match["value"]
+            end = match.end("key")
+            parts.append(word[place:end])
+            if is_secret_name(match["name"].rpartition(".")[2]):
+                mark = (re.match(r"\\?[\"']", value) or [""])[0]
+                parts.append(f"{mark}{hide(value.removeprefix(mark).removesuffix(mark))}{mark}")
+                end += len(value)
+            place = end  # the value may hold another key: model_args=token=x
+        word = "".join([*parts, word[place:]])
     for password in _passwords_in(word):
         word = word.replace(password, hide(password))
     return _ANY_TOKEN.sub(lambda match: hide(match[0]), word)
@@ -224,14 +254,13 @@ def _is_word(value: str) -> bool:
 
 
 def _holds_word(content: bytes, word: bytes) -> bool:
-    """Whether `word` stands there, not as a part of a longer one."""
+    """Whether `word` stands there; a short one not as a part of a longer one."""
     start = content.find(word)
     while start >= 0:
         end = start + len(word)
-        glued = (word[:1].isalnum() and content[max(start - 1, 0) : start].isalnum()) or (
-            word[-1:].isalnum() and content[end : end + 1].isalnum()
-        )
-        if not glued:
+        before, after = content[max(start - 8, 0) : start], content[end : end + 1]
+        glued = before[-1:].isalnum() and word[:1].isalnum() and not _ESCAPE_BEFORE.search(before)
+        if len(word) > _LONGEST_WORD or not (glued or (after.isalnum() and word[-1:].isalnum())):
             return True
         start = content.find(word, start + 1)
     return False

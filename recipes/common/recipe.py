@@ -20,6 +20,7 @@ from common.schedule import RecipeTrainer
 from common.training import find_checkpoint, train_and_report
 from hf_diversity import DiversityConfig
 from hf_diversity.data import stratified_subset
+from hf_diversity.publishing.commit import PushError
 
 
 @dataclass
@@ -145,7 +146,7 @@ def run_from_command_line(run: Callable[..., dict[str, Any]], types: Sequence[ty
     """
     try:
         arguments = parse_arguments(types, description=description)
-        results = run(*arguments)
+        results, failure = _results_of(run, arguments)
     except (OSError, TypeError, ValueError) as error:
         if os.environ.get("HF_DIVERSITY_DEBUG"):
             raise
@@ -154,3 +155,19 @@ def run_from_command_line(run: Callable[..., dict[str, Any]], types: Sequence[ty
         raise SystemExit(2) from None
     if arguments[-1].should_save:
         print(f"\n{summary(results)}\nwritten to {arguments[-1].output_dir}")
+    if failure is not None:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{Path(sys.argv[0]).name}: {failure}", file=sys.stderr, flush=True)
+        raise SystemExit(1)
+
+
+def _results_of(
+    run: Callable[..., dict[str, Any]], arguments: Sequence[Any]
+) -> tuple[dict[str, Any], PushError | None]:
+    """What `run` returns, also where only the publishing failed."""
+    try:
+        return run(*arguments), None
+    except PushError as error:
+        if error.train_output is None:  # before the training
+            raise OSError(str(error)) from error
+        return error.train_output, error

@@ -215,10 +215,16 @@ def train_and_report(
         write_results(folder, results)
     settings.push_to_hub = pushes
     trainer.accelerator.wait_for_everyone()
+    failure = unpublished if unpublished is not None and unpublished.places != {""} else None
     if pushes and writes and settings.process_index == 0:
-        publish(folder, Destination(trainer.hub_model_id, revision=settings.hub_revision), settings.hub_token)
-    if unpublished is not None and unpublished.places != {""}:  # the run itself is published by now
-        raise unpublished
+        place = Destination(trainer.hub_model_id, private=settings.hub_private_repo, revision=settings.hub_revision)
+        try:
+            publish(folder, place, settings.hub_token)
+        except PushError as error:
+            failure = error if failure is None else PushError(f"{error}\n{failure}")
+    if failure is not None:
+        failure.train_output = results
+        raise failure
     return results
 
 
