@@ -132,7 +132,10 @@ class DiversityConfig:
         metadata={"help": "Leave the class and register tokens of a vision transformer out of the samples."},
     )
     max_samples: int | None = field(
-        default=None, metadata={"help": "Use at most this many samples per step and process, drawn at random."}
+        default=None,
+        metadata={
+            "help": "Use at most this many samples of each layer in a forward pass and process, drawn at random."
+        },
     )
     sync: Literal["global", "local"] = field(
         default="global",

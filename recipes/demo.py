@@ -128,9 +128,7 @@ def write_figures(folder: Path, results: dict[str, list[dict[str, Any]]], folder
     matrices |= {f"after training, {method}": matrix["after training"] for method, matrix in stored.items()}
     seed = next(iter(results.values()))[0]["seeds"]["seed"]
     figures = {
-        "similarity.png": plots.similarity_matrices(
-            matrices, title=f"last hidden layer, validation images, seed {seed}"
-        ),
+        "similarity.png": plots.similarity_matrices(matrices, title=f"validation images, seed {seed}"),
         "gap.png": plots.gap_curves({m: [r["history"] for r in found] for m, found in results.items()}),
     }
     for name, (figure, _) in figures.items():
