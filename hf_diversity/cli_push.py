@@ -17,8 +17,8 @@ def add_parser(subparsers: Any) -> None:
         "push",
         help="publish a finished run on the Hub",
         description="Publish model, card, figures, results and configuration of a finished run in one commit. Local "
-        "paths and names are taken out; logs, checkpoints and pickles stay, but for those that resume a checkpoint which "
-        "is pushed as one; a secret in a file stops it. The token is that of `hf auth login`, or HF_TOKEN.",
+        "paths and names are taken out; logs, checkpoints and pickles stay, but for those that resume a checkpoint "
+        "which is pushed as one; a secret in a file stops it. The token is that of `hf auth login`, or HF_TOKEN.",
     )
     parser.add_argument("folder", metavar="DIR", help="the folder of a finished run, or one of its checkpoints")
     parser.add_argument("repo", metavar="REPO", help="OWNER/NAME on the Hub; created if it does not exist")
