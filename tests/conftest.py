@@ -12,6 +12,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", os.environ.get("HF_DIVERSITY_TEST_
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from hub_server import hub  # noqa: E402, F401
+from named_machine import machine  # noqa: E402, F401
 from transformers.utils import logging  # noqa: E402
 
 # Two threads on small eager operations can be ten times slower than one

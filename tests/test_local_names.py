@@ -1,26 +1,13 @@
 """Local paths and names: what is taken out of texts and JSON, and what is left as it is."""
 
 import json
-import socket
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from named_machine import HOST, USER
 
 from hf_diversity.publishing.local_names import LocalNames
-
-HOST, USER = "node-17.cluster", "quillon7"
-
-
-@pytest.fixture
-def machine(monkeypatch, tmp_path):
-    """A home, a user and a machine; gives the home."""
-    home = tmp_path / "home" / USER
-    home.mkdir(parents=True)
-    monkeypatch.setenv("HOME", str(home))
-    monkeypatch.setenv("LOGNAME", USER)
-    monkeypatch.setattr(socket, "gethostname", lambda: HOST)
-    return home
 
 
 @pytest.mark.parametrize(

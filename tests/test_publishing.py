@@ -12,6 +12,7 @@ import torch
 import transformers
 import yaml
 from hub_server import AwaitPush
+from named_machine import HOST, USER
 from safetensors.torch import save_file
 from tiny import Images, arguments, tiny_timm
 from transformers import AutoModelForImageClassification
@@ -24,24 +25,12 @@ from hf_diversity.timm_models import wrap_timm_model
 
 REPO = "someone/run"
 SECRET = "planted-in-the-environment"
-HOST, USER = "node-17.cluster", "quillon7"
 
 
 @pytest.fixture
-def machine(monkeypatch, tmp_path):
-    """A home, a user and a machine with names to look for, and a secret in the environment; gives the home."""
-    home = tmp_path / "home" / USER
-    home.mkdir(parents=True)
-    monkeypatch.setenv("HOME", str(home))
-    monkeypatch.setenv("LOGNAME", USER)
+def run(machine, monkeypatch):
+    """The folder of a finished run, with files that are to leave, and more that are not; a secret is around."""
     monkeypatch.setenv("SERVICE_API_KEY", SECRET)
-    monkeypatch.setattr(socket, "gethostname", lambda: HOST)
-    return home
-
-
-@pytest.fixture
-def run(machine):
-    """The folder of a finished run, with files that are to leave, and more that are not."""
     folder = machine / "my run"
     wrap_timm_model(tiny_timm("test_resnet")).save_pretrained(folder)
     DiversityConfig().to_json_file(str(folder / "diversity_config.json"))
@@ -346,6 +335,7 @@ def test_a_trainer_says_what_it_does_not_publish(hub, tmp_path, caplog):
 
 def test_nothing_that_reaches_the_server_tells_of_the_machine(hub, machine, monkeypatch):
     """Each strategy's files, from a run whose base model, arguments, logs and card hold paths, names and the token."""
+    monkeypatch.setenv("SERVICE_API_KEY", SECRET)
     pytest.importorskip("tensorboard")
     base, output = machine / "models" / "base", machine / "work" / "run"
     wrap_timm_model(tiny_timm("test_resnet")).save_pretrained(base)
