@@ -234,8 +234,8 @@ def test_scores_of_a_text_classifier_and_its_gap(tmp_path):
     """Against the loss that the model itself gives for each sentence alone, without padding."""
     folder = bert_folder(tmp_path / "bert")
     torch.manual_seed(0)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2).eval()
-    model.save_pretrained(folder)
+    AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2).save_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     data = text_folder(tmp_path / "data", train=30, test=20)
     found = probe(str(folder), ProbeSettings(dataset=str(data), **SMALL), progress=False)
     tokenizer, scores = tiny_tokenizer(), found.models[0].scores

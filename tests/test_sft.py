@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from packaging.version import Version
 from tiny import assert_same, weights
 from tiny_text import texts, tiny_llama, tokenizer
 
@@ -125,6 +126,10 @@ class WithGap(DiversitySFTTrainer):
         super().__init__(callbacks=[GeneralizationGapCallback(None)], **kwargs)
 
 
+@pytest.mark.skipif(
+    Version(trl.__version__) < Version("1.0"),
+    reason="TRL's evaluate takes no data that it has not prepared, in old versions",
+)
 def test_the_gap_keeps_the_token_accuracy_of_the_evaluation_apart(tmp_path):
     """SFTTrainer gathers it in its own state until the next log, whatever examples it comes from."""
     held_out, runs = texts("text", seed=1), {}
