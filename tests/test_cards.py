@@ -228,8 +228,10 @@ def test_an_adapter_of_a_model_that_is_nowhere_names_none(tmp_path):
 
 def test_with_both_weights_0_it_is_trainers(tmp_path):
     trainer = trained(tmp_path, diversity_weight=0.0)
-    trainer.create_model_card()
-    assert "hf_diversity" not in (tmp_path / "README.md").read_text()
+    trainer.create_model_card(finetuned_from="user/base")
+    ours = (tmp_path / "README.md").read_bytes()
+    Trainer.create_model_card(trainer, finetuned_from="user/base")
+    assert ours == (tmp_path / "README.md").read_bytes() and b"hf_diversity" not in ours
 
 
 def test_a_trainer_with_a_card_of_its_own_keeps_it(tmp_path):

@@ -2,11 +2,13 @@
 
 import json
 
+import language_modeling
 import pytest
+import text_classification
 from image_classification import main
 from test_recipes import RECIPES, SMALL, train
 
-from hf_diversity.publishing.commit import PushError
+from hf_diversity.publishing.commit import HERE, PushError
 
 REPO = "someone/run"
 PUSHING = ["--max_steps", "2", "--push_to_hub", "true", "--hub_model_id", REPO, "--hub_token", "hf_loopbackwrite"]
@@ -22,6 +24,12 @@ def test_its_own_card_and_results_are_published_last(hub, tmp_path):
     assert f'folder = "{REPO}"' in card and "license: apache-2.0" in card and "| accuracy |" in card
     assert json.loads(files["results.json"])["metrics"] == results["metrics"]
     assert b"hf_loopbackwrite" not in b"".join(files.values())
+
+
+def test_the_code_of_every_recipe_is_told_where_the_model_is():
+    """What `publishing` replaces by the repository's name."""
+    usages = (text_classification.USAGE, language_modeling.CAUSAL_USAGE, language_modeling.MASKED_USAGE)
+    assert all(f"folder = {HERE}\n" in usage for usage in usages)
 
 
 def test_a_failed_push_leaves_everything_on_the_disk(hub, tmp_path, capsys, monkeypatch):

@@ -128,14 +128,20 @@ def _add_tags(path: Path) -> None:
 
 
 def _mend(path: Path) -> None:
-    """Take out links to no model, and base models that are none on the Hub: others write them for models made here."""
+    """Take out links to no model, and base models that are none on the Hub: others write them for models made here.
+
+    A card without them stays as it is, bit for bit.
+    """
     found = ModelCard.load(path)
-    found.text = _NO_LINK.sub("a model that was made from its configuration", found.text)
+    text = _NO_LINK.sub("a model that was made from its configuration", found.text)
     base = found.data.get("base_model")
-    if isinstance(base, str) and not is_hub_id(base):
+    is_none = isinstance(base, str) and not is_hub_id(base)
+    if is_none:
         del found.data.base_model
         found.data.tags = [tag for tag in found.data.tags or [] if not tag.startswith("base_model:")]
-    found.save(path)
+    if is_none or text != found.text:
+        found.text = text
+        found.save(path)
 
 
 def _add_section(path: Path, card: Card) -> None:

@@ -142,7 +142,7 @@ def known_secrets(*tokens: str | None) -> dict[str, str]:
 def find_secret(content: bytes, secrets: Mapping[str, str]) -> str | None:
     """What the first secret in `content` is called (never its value); None if there is none.
 
-    A secret is found as a whole word, also as JSON, HTML or an address writes it.
+    A secret is found also as JSON, HTML or an address writes it; one of up to 15 characters as a whole word only.
     """
     for name, value in secrets.items():
         if any(_holds_word(content, form) for form in _forms(value)):
