@@ -74,7 +74,7 @@ ROOMS = {
     "base": Room(
         "Base", "shared; imports nothing of the package",
         ("tensors", "distributed", "module_names", "modes", "compat", "citations", "versions",
-         "environment"), 11, 0, 700,
+         "environment", "trainer_metrics"), 11, 0, 700,
     ),
 }  # fmt: skip
 

@@ -23,10 +23,11 @@ from ..compat import taking_what_takes
 from ..config import DiversityConfig
 from ..publishing.commit import HERE
 from ..publishing.secrets import mask_arguments
+from ..trainer_metrics import bare_metrics
 from ..versions import installed_versions
 from .card import NAME, TAGS, Card, Dataset, is_hub_id, render_regulariser, save
 from .settings import changed_fields
-from .training_log import TECHNICAL, training_log_rows
+from .training_log import training_log_rows
 from .usage import usage_code
 
 logger = logging.get_logger(__name__)
@@ -173,20 +174,16 @@ def _last_evaluations(
 
     Without the prefix, and without what is no quality of the model.
     """
-    prefixes = {name: f"{name}_" for name in sets} if isinstance(sets, Mapping) else {"eval": ""}
-    metrics = {name: _last(history, f"eval_{prefix}") for name, prefix in prefixes.items()}
-    gaps = {name: _last(history, f"gap_{prefix}") for name, prefix in prefixes.items() if metrics[name]}
+    suffixes = {name: f"_{name}" for name in sets} if isinstance(sets, Mapping) else {"eval": ""}
+    metrics = {name: _last(history, f"eval{suffix}") for name, suffix in suffixes.items()}
+    gaps = {name: _last(history, f"gap{suffix}") for name, suffix in suffixes.items() if metrics[name]}
     return {name: found for name, found in metrics.items() if found}, {n: found for n, found in gaps.items() if found}
 
 
 def _last(history: Sequence[Mapping[str, float]], prefix: str) -> dict[str, float]:
-    record = next((r for r in reversed(history) if f"{prefix}loss" in r), {})
-    values = {key.removeprefix(prefix): value for key, value in record.items() if key.startswith(prefix)}
-    return {
-        key: float(value)
-        for key, value in values.items()
-        if not key.startswith((*_OURS, *TECHNICAL)) and isinstance(value, int | float) and math.isfinite(value)
-    }
+    record = next((r for r in reversed(history) if f"{prefix}_loss" in r), {})
+    values = bare_metrics(record, prefix).items()
+    return {name: value for name, value in values if not name.startswith(_OURS) and math.isfinite(value)}
 
 
 def _command(processes: int = 1) -> str:

@@ -24,6 +24,7 @@ from hf_diversity.cards.trainer import regularised_layers
 from hf_diversity.diagnostics import LayerDiagnostics, generalization_gaps, measure_diagnostics
 from hf_diversity.evaluation import LayerMeasurement, measure_layers
 from hf_diversity.publishing.commit import Destination, PushError, publish
+from hf_diversity.trainer_metrics import bare_metrics
 
 WRITTEN = ("results.json", "README.md", "diversity_config.json", "similarity.npz", "predictions.npz")
 SPLITS = ("train", "validation", "test")
@@ -259,13 +260,7 @@ def _evaluate(
     trainer: Trainer, examples: torch.utils.data.Dataset, name: str
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     output = trainer.predict(examples, metric_key_prefix=name)
-    technical = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
-    kept = {}
-    for key, value in output.metrics.items():
-        short = key.removeprefix(f"{name}_")
-        if short != key and not short.startswith(technical):
-            kept[short] = float(value)
-    return kept, {"predictions": output.predictions, "labels": output.label_ids}
+    return bare_metrics(output.metrics, name), {"predictions": output.predictions, "labels": output.label_ids}
 
 
 def _describe(layer: Measured) -> dict[str, Any]:
