@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from . import decorrelation, functional, kernels
-from .citations import CORRELATION_BIBTEX, DECOV_BIBTEX, VCREG_BIBTEX, WLD_REG_BIBTEX
 from .config import DiversityConfig
 from .distributed import mean_over_samples
 from .tensors import upcast
@@ -23,11 +22,9 @@ class Measure(ABC):
     """One way to say how redundant the units of a layer are.
 
     Attributes:
-        citation: BibTeX of the source.
         of_similarity: it is made from the similarity matrix S, with a gamma; if not, from the covariance.
     """
 
-    citation: str = WLD_REG_BIBTEX
     of_similarity: bool = True
 
     def __init__(self, config: DiversityConfig):
@@ -123,8 +120,6 @@ class CovarianceMeasure(Measure):
 class DeCov(CovarianceMeasure):
     """J = 1/2 (||C||_F^2 - ||diag C||^2)."""
 
-    citation = DECOV_BIBTEX
-
     def value(self, statistic: Tensor, units: int, samples: Tensor | int) -> Tensor:
         """See `Measure.value`."""
         return decorrelation.decov_from_covariance(decorrelation.covariance_from_moments(statistic))
@@ -133,8 +128,6 @@ class DeCov(CovarianceMeasure):
 class VCReg(CovarianceMeasure):
     """J = mean hinge(1 - std) + mean of the squared off-diagonal of C."""
 
-    citation = VCREG_BIBTEX
-
     def value(self, statistic: Tensor, units: int, samples: Tensor | int) -> Tensor:
         """See `Measure.value`."""
         return decorrelation.vcreg_from_covariance(decorrelation.covariance_from_moments(statistic), samples)
@@ -142,8 +135,6 @@ class VCReg(CovarianceMeasure):
 
 class Correlation(CovarianceMeasure):
     """J = mean of the squared off-diagonal of the correlation matrix."""
-
-    citation = CORRELATION_BIBTEX
 
     def value(self, statistic: Tensor, units: int, samples: Tensor | int) -> Tensor:
         """See `Measure.value`."""

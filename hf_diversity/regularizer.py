@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .bandwidth import MedianGamma, wide_dtype
+from .citations import BY_MEASURE
 from .config import DiversityConfig
 from .distributed import mean_over_samples, sum_over_processes, sum_with_gradient, world_size
 from .measures import common_mean, make_measure
@@ -126,7 +127,7 @@ class DiversityRegularizer:
     @property
     def citation(self) -> str | None:
         """BibTeX of the measure's source; None for the norm term alone."""
-        return self.measure.citation if self.measure is not None else None
+        return BY_MEASURE.get(self.config.measure)
 
     def get_config_dict(self) -> dict[str, Any]:
         """The configuration as plain values."""

@@ -13,7 +13,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from .. import citations
+from ..citations import BY_MEASURE, WLD_REG_BIBTEX
 from ..config import DiversityConfig
 from ..publishing.local_names import LocalNames
 from . import markdown
@@ -30,13 +30,6 @@ CAPTIONS = {
     "similarity": "Similarity of every two units, 0 (dark) to 1 (bright), similar units side by side",
 }
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_CITED = {
-    "decov": citations.DECOV_BIBTEX,
-    "vcreg": citations.VCREG_BIBTEX,
-    "correlation": citations.CORRELATION_BIBTEX,
-    "orthogonality": citations.ORTHOGONALITY_BIBTEX,
-    "srip": citations.ORTHOGONALITY_BIBTEX,
-}
 
 
 @dataclass(frozen=True)
@@ -130,9 +123,9 @@ class Card:
 
     @property
     def bibtex(self) -> list[str]:
-        """Of the measure and of the paper that the library is about."""
-        own = _CITED.get(self.diversity.measure) if self.diversity.is_active else None
-        return [citations.WLD_REG_BIBTEX, *([own] if own else [])]
+        """Of the paper that the library is about and, where it is another one, of the measure's."""
+        own = BY_MEASURE.get(self.diversity.measure) if self.diversity.is_active else None
+        return [WLD_REG_BIBTEX] if own is None or own == WLD_REG_BIBTEX else [WLD_REG_BIBTEX, own]
 
 
 def metadata(card: Card) -> ModelCardData:
