@@ -144,7 +144,7 @@ def metadata(card: Card) -> ModelCardData:
             EvalResult(
                 task_type=card.task,
                 dataset_type=data.hub_id or "-".join(re.findall(r"\w+", data.name)) or "unknown",
-                dataset_name=_one_line(data.name) or "unknown",
+                dataset_name=markdown.one_line(data.name) or "unknown",
                 dataset_split=None if split == "eval" else split,
                 metric_type=name,
                 metric_name=name,
@@ -152,23 +152,19 @@ def metadata(card: Card) -> ModelCardData:
             )
             for name, value in values.items()
         ]
+    own_tags = TAGS if card.diversity.is_active else TAGS[:1]
     return ModelCardData(
         language=list(card.languages) or None,
         license=card.license,
         library_name=card.library,
         pipeline_tag=card.task,
-        tags=list(dict.fromkeys([*(TAGS if card.diversity.is_active else TAGS[:1]), *map(_one_line, card.tags)])),
+        tags=list(dict.fromkeys([*own_tags, *map(markdown.one_line, card.tags)])),
         base_model=card.base_model,
         datasets=[data.hub_id for data in card.datasets if data.hub_id] or None,
         metrics=[name for name in values if name != "loss"] or None,
-        model_name=(_one_line(card.name) or "model") if results else None,
+        model_name=(markdown.one_line(card.name) or "model") if results else None,
         eval_results=results,
     )
-
-
-def _one_line(text: str) -> str:
-    """A line of its own, such as `---`, would end the metadata."""
-    return " ".join(text.split())
 
 
 def render(card: Card) -> str:
