@@ -69,9 +69,9 @@ def without_paths(text: str) -> str:
     name, equals, value = text.partition("=")
     if equals and re.fullmatch(r"[\w.+-]+", name):
         return f"{name}={without_paths(value)}"
-    if re.fullmatch(r"~?/[^/\n]+/[^\n]*", text):  # an argument is a path, whatever its root
-        return Path(text).name
-    return str(_local_names().remove_from_value(text)[0])
+    cleaned = str(_local_names().remove_from_value(text)[0])
+    # An argument is a path, whatever its root
+    return Path(cleaned).name if re.fullmatch(r"~?/[^/\n]+/[^\n]*", text) else cleaned
 
 
 @functools.cache
