@@ -254,6 +254,8 @@ def test_a_trainer_with_a_card_of_its_own_keeps_it(tmp_path):
     [
         (None, ["/home/me/train.py", "--hub_token", "hf_secret", "--lr", "1", "--note", "two words"], 1,
          "python train.py --hub_token ... --lr 1 --note 'two words'"),
+        (None, ["/home/me/train.py", "--data=/o/d/x y", "--out", "/home/me"], 1,
+         "python train.py '--data=x y' --out '~'"),
         (None, ["/home/me/train.py", "--lr", "1"], 2, "accelerate launch --num_processes 2 train.py --lr 1"),
         ("package.train", ["/home/me/package/train.py", "--lr", "1"], 1, "python -m package.train --lr 1"),
         ("package.__main__", ["/home/me/package/__main__.py"], 1, "python -m package"),

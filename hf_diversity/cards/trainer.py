@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import re
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,11 +20,12 @@ from transformers.utils import logging
 from .. import plots
 from ..compat import taking_what_takes
 from ..config import DiversityConfig
+from ..plots.saving import save_figures
 from ..publishing.commit import HERE
-from ..publishing.secrets import mask_arguments
 from ..trainer_metrics import bare_metrics
 from ..versions import installed_versions
 from .card import NAME, TAGS, Card, Dataset, is_hub_id, render_regulariser, save
+from .repeat import environment_sentence, typed_command
 from .settings import changed_fields
 from .training_log import training_log_rows
 from .usage import usage_code
@@ -157,14 +157,11 @@ def _draw_training(history: list[dict[str, float]], folder: Path) -> list[str]:
     if sum("loss" in record for record in history) < 2:
         return []
     try:
-        pyplot = plots.import_pyplot()
+        figure = plots.training_curves(history)
     except ImportError as error:
         logger.info(f"the card has no figure: {error}")
         return []
-    figure, _ = plots.training_curves(history)
-    figure.savefig(folder / FIGURE, dpi=120)
-    pyplot.close(figure)
-    return [FIGURE]
+    return save_figures({FIGURE: figure}, folder)
 
 
 def _last_evaluations(
@@ -194,13 +191,12 @@ def _command(processes: int = 1) -> str:
         return ""
     launcher = ["python"] if processes == 1 else ["accelerate", "launch", "--num_processes", str(processes)]
     script = ["-m", name] if name else [Path(sys.argv[0]).name]
-    return shlex.join([*launcher, *script, *mask_arguments(sys.argv[1:])])
+    return typed_command(launcher, [*script, *sys.argv[1:]])
 
 
 def _environment(args: Any) -> list[str]:
-    versions = ", ".join(f"{name} {version}" for name, version in installed_versions(_PACKAGES).items())
     device = torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else args.device.type
-    return [f"Seed {args.seed}; {versions}; {args.world_size} process(es) on {device}."]
+    return [environment_sentence(f"Seed {args.seed}", installed_versions(_PACKAGES), args.world_size, device)]
 
 
 def _datasets(names: Sequence[str], ids: Sequence[str]) -> list[Dataset]:

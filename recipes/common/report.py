@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from hf_diversity import DiversityConfig, cards
+from hf_diversity import DiversityConfig, cards, plots
+from hf_diversity.cards.repeat import environment_sentence
 from hf_diversity.cards.training_log import training_log_rows
+from hf_diversity.plots.saving import save_figures
 
 logger = logging.getLogger(__name__)
 
@@ -28,14 +30,10 @@ def write_figures(folder: Path, results: dict[str, Any], matrices: dict[str, np.
     """
     try:
         import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-
-        from hf_diversity import plots
     except ImportError:
         logger.warning('no figures: matplotlib is not installed; type: pip install "hf_diversity[plots]"')
         return []
+    matplotlib.use("Agg")
     history = results["history"]
     figures = {}
     if any("loss" in record for record in history):
@@ -47,10 +45,7 @@ def write_figures(folder: Path, results: dict[str, Any], matrices: dict[str, np.
         figures["gap.png"] = plots.gap_curves({results["name"]: [history]}, metrics=metrics)
     if matrices:
         figures["similarity.png"] = plots.similarity_matrices(matrices)
-    for name, (figure, _) in figures.items():
-        figure.savefig(folder / name, dpi=120)
-        pyplot.close(figure)
-    return list(figures)
+    return save_figures(figures, folder)
 
 
 def write_card(folder: Path, results: dict[str, Any], usage: str) -> None:
@@ -73,9 +68,11 @@ def make_card(results: dict[str, Any], usage: str) -> cards.Card:
         for when, layers in measured.items()
         for layer, values in layers.items()
     ]
-    software = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    hardware, seeds = results["hardware"], results["seeds"]
-    drawn = ", ".join(f"{name} {value}" for name, value in seeds.items() if value is not None)
+    hardware = results["hardware"]
+    seeds = ", ".join(f"{name} {value}" for name, value in results["seeds"].items() if value is not None)
+    device = (
+        f"{hardware['device']} ({hardware['name']}), {hardware['threads']} thread(s) each; {training['seconds']:.0f} s"
+    )
     return cards.Card(
         name=f"{model['name']} on {data['name']}: {results['name']}",
         diversity=DiversityConfig.from_dict(results["diversity"]["config"]),
@@ -97,10 +94,7 @@ def make_card(results: dict[str, Any], usage: str) -> cards.Card:
         usage=usage,
         command=results["command"],
         settings=results["arguments"],
-        environment=[
-            f"{drawn}; {software}; {hardware['processes']} process(es) on {hardware['device']} ({hardware['name']}), "
-            f"{hardware['threads']} thread(s) each; {training['seconds']:.0f} s."
-        ],
+        environment=[environment_sentence(seeds, results["versions"], hardware["processes"], device)],
         license=results["arguments"].get("license"),
         tags=[results["task"], *(["timm"] if model["library"] == "timm" else [])],
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hf_diversity.plots.saving import save_figures
 from hf_diversity.plots.style import COLOURS, import_pyplot
 from studies.analysis import MEASURES, MethodResult
 
@@ -142,13 +143,9 @@ def write_figures(folder: Path, results: Results, reference: str) -> list[str]:
     import matplotlib
 
     matplotlib.use("Agg")
-    pyplot = import_pyplot()
     figures = {}
     if any(result.differences for found in results.values() for result in found.values()):
         figures["differences.png"] = difference_figure(results, reference)
     if any(result.seeds for found in results.values() for result in found.values()):
         figures["accuracy.png"] = accuracy_figure(results)
-    for name, (figure, _) in figures.items():
-        figure.savefig(folder / name, dpi=130)
-        pyplot.close(figure)
-    return list(figures)
+    return save_figures(figures, folder, dpi=130)
