@@ -26,13 +26,14 @@ from transformers import (
 
 from hf_diversity import DiversityConfig
 from hf_diversity.data.examples import TextDataset
+from hf_diversity.publishing.commit import HERE
 
 TYPES = (TextModelArguments, TextArguments, RunArguments, DiversityConfig, TrainingArguments)
 
 USAGE = """
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-folder = "."  # this folder, or the model's Hub id
+folder = {source}
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
 logits = model(**tokenizer({texts}, return_tensors="pt")).logits
@@ -65,7 +66,7 @@ def prepare(model_arguments: TextModelArguments, data_arguments: TextArguments, 
         processor=tokenizer,
         scoring=accuracy_of_choices(),
         loss_is_a_mean=True,
-        usage=USAGE.format(texts=", ".join(f'"The text of {name}."' for name in columns)),
+        usage=USAGE.format(source=HERE, texts=", ".join(f'"The text of {name}."' for name in columns)),
     )
 
 

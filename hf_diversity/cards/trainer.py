@@ -28,7 +28,7 @@ from .card import NAME, TAGS, Card, Dataset, is_hub_id, render_regulariser, save
 from .repeat import environment_sentence, typed_command
 from .settings import changed_fields
 from .training_log import training_log_rows
-from .usage import usage_code
+from .usage import is_timm, usage_code
 
 logger = logging.get_logger(__name__)
 
@@ -87,11 +87,10 @@ class CardMixin(_TrainerBase):
         metrics, gaps = _last_evaluations(history, self.eval_dataset)
         tasks = _as_list(summary.tasks)
         repo = getattr(self, "hub_model_id", None) or self.args.hub_model_id
-        is_timm = type(model).__name__ == "TimmWrapperForImageClassification"
         return Card(
             name=summary.model_name,
             task=tasks[0] if tasks else None,
-            library="timm" if is_timm else "transformers",
+            library="timm" if is_timm(model) else "transformers",
             base_model=summary.finetuned_from or None,
             start="fine-tuned" if summary.finetuned_from else "",
             parameters=sum(p.numel() for p in model.parameters()),
