@@ -30,13 +30,13 @@ from hf_diversity.publishing.commit import HERE
 
 TYPES = (TextModelArguments, TextArguments, RunArguments, DiversityConfig, TrainingArguments)
 
-USAGE = """
+USAGE = f"""
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-folder = {source}
+folder = {HERE}
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-logits = model(**tokenizer({texts}, return_tensors="pt")).logits
+logits = model(**tokenizer({{texts}}, return_tensors="pt")).logits
 print(model.config.id2label[logits.argmax(-1).item()])
 """
 
@@ -66,7 +66,7 @@ def prepare(model_arguments: TextModelArguments, data_arguments: TextArguments, 
         processor=tokenizer,
         scoring=accuracy_of_choices(),
         loss_is_a_mean=True,
-        usage=USAGE.format(source=HERE, texts=", ".join(f'"The text of {name}."' for name in columns)),
+        usage=USAGE.format(texts=", ".join(f'"The text of {name}."' for name in columns)),
     )
 
 
