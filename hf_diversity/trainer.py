@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from .callbacks.bound import bind_callbacks
 from .capture import ActivationCapture
-from .cards.trainer import CardMixin
+from .cards.card_mixin import CardMixin
 from .checkpoints import CheckpointMixin
 from .compat import compiles
 from .config import DiversityConfig

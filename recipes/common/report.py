@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hf_diversity import DiversityConfig, cards
-from hf_diversity.cards.training_log import training_log_rows
+from hf_diversity.cards.log_table import training_log_rows
 
 logger = logging.getLogger(__name__)
 

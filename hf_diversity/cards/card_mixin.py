@@ -25,8 +25,8 @@ from ..publishing.commit import HERE
 from ..publishing.secrets import mask_arguments
 from ..versions import installed_versions
 from .card import NAME, TAGS, Card, Dataset, is_hub_id, render_regulariser, save
+from .log_table import TECHNICAL, training_log_rows
 from .settings import changed_fields
-from .training_log import TECHNICAL, training_log_rows
 from .usage import usage_code
 
 logger = logging.get_logger(__name__)
