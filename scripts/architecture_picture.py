@@ -73,7 +73,7 @@ ROOMS = {
     "data": Room("Data and small networks", "", ("data.*", "cifar_models", "small_models"), 10, 700, 320),
     "base": Room(
         "Base", "shared; imports nothing of the package",
-        ("tensors", "distributed", "module_names", "modes", "compat", "citations", "versions",
+        ("tensors", "distributed", "module_names", "modes", "random_states", "compat", "citations", "versions",
          "environment"), 11, 0, 700,
     ),
 }  # fmt: skip
