@@ -27,6 +27,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from .. import cifar_models, small_models  # noqa: F401  register their architectures in timm
 from ..bandwidth import MedianGamma
 from ..config import CONFIG_NAME, STATE_NAME, DiversityConfig
+from ..masks import is_encoder_decoder
 from ..timm_models import wrap_timm_model
 from .settings import ProbeSettings
 
@@ -224,7 +225,7 @@ def _modality(source: str, model: Any) -> str:
         raise ValueError(f"{source!r} ({type(model).__name__}) takes images and texts at once, and {only}; {instead}")
     if main not in ("pixel_values", "input_ids"):
         raise ValueError(f"{source!r} ({type(model).__name__}) takes {main}, and {only}; {instead}")
-    if getattr(config, "is_encoder_decoder", False) and "Classification" not in type(model).__name__:
+    if is_encoder_decoder(model) and "Classification" not in type(model).__name__:
         raise ValueError(f"{source!r} ({type(model).__name__}) needs two texts, source and target; {instead}")
     return "image" if main == "pixel_values" else "text"
 
