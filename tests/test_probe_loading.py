@@ -144,7 +144,7 @@ def test_what_cannot_be_loaded_says_what_to_type(tmp_path, kind, message):
     ("source", "settings", "message"),
     [
         ("./nowhere", {}, "no such folder"),
-        ("resnet1", {}, r"is no timm name \(timm has .*resnet1"),
+        ("resnet1", {}, "neither a timm name nor a folder: did you mean .*resnet1"),
         ("test_resnet", {"weights": "nowhere.safetensors"}, "must be such a file"),
         ("test_resnet", {}, "pretrained weights of timm's 'test_resnet' could not be had; type --weights FILE"),
     ],
