@@ -81,7 +81,7 @@ def load_config(
             problem = f"has a config.json that cannot be used ({cause})"
         else:
             problem = (
-                f"is neither a local folder with config.json nor on the Hub; type a path that exists, a Hub id or "
+                "is neither a local folder with config.json nor on the Hub; type a path that exists, a Hub id or "
                 f"{instead} ({cause})"
             )
         raise ValueError(f"model {name!r} {problem}") from error

@@ -10,23 +10,12 @@ import timm
 import torch
 import transformers
 from safetensors.torch import save_file
-from tiny import tiny_bert, tiny_timm
+from tiny import timm_folder, tiny_bert, tiny_timm
 from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig, TimmWrapperConfig
 
 from hf_diversity import load_run
 from hf_diversity.models import build_timm_model, is_timm_name, load_config, model_class, untrained_model
 from hf_diversity.paths import is_path
-
-
-def own_layout(folder):
-    """A folder as timm writes it: config.json with `architecture` and no model_type, weights under timm's names."""
-    model = tiny_timm("test_resnet", in_chans=3)
-    folder.mkdir()
-    save_file(model.state_dict(), folder / "model.safetensors")
-    config = {"architecture": "test_resnet", "num_classes": 4, "pretrained_cfg": model.pretrained_cfg}
-    (folder / "config.json").write_text(json.dumps(config, default=list))
-    return folder, model
-
 
 REMOTE = {"AutoConfig": "mine.Config", "AutoModel": "mine.Trunk", "AutoModelForCausalLM": "mine.Model"}
 
@@ -56,7 +45,7 @@ def test_class_of_a_timm_configuration_that_names_none(labels, kind):
 
 
 def test_every_door_finds_the_classifier_of_a_folder_in_timms_own_layout(tmp_path):
-    folder, model = own_layout(tmp_path / "own")
+    folder, model = timm_folder(tmp_path / "own")
     loaded, untrained = load_run(folder).model, untrained_model(str(folder))
     for name, value in model.state_dict().items():
         assert torch.equal(loaded.timm_model.state_dict()[name], value)
