@@ -26,7 +26,7 @@ from transformers.utils import logging
 from .capture import ActivationCapture
 from .compat import restore_weights, rotate_checkpoints
 from .config import CONFIG_NAME, STATE_NAME, DiversityConfig
-from .publishing.trainer import PushMixin
+from .publishing.push_mixin import PushMixin
 from .regularizer import DiversityRegularizer
 from .weight_regularizer import WeightRegularizer
 

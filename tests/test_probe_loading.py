@@ -7,7 +7,7 @@ import timm
 import torch
 from architectures import tiny_transformer
 from safetensors.torch import load_file, save_file
-from tiny import tiny_timm
+from tiny import timm_folder, tiny_timm
 from tiny_text_folders import bert_folder
 from transformers import AutoModelForSequenceClassification, BertForMaskedLM
 
@@ -32,13 +32,8 @@ def test_folder_of_a_wrapped_timm_model(tmp_path, form):
 
 
 def test_folder_in_timms_own_layout(tmp_path):
-    """config.json with `architecture` and no model_type, weights under timm's names."""
-    model = tiny_timm("test_resnet", in_chans=3)
-    (tmp_path / "own").mkdir()
-    save_file(model.state_dict(), tmp_path / "own" / "model.safetensors")
-    config = {"architecture": "test_resnet", "num_classes": 4, "pretrained_cfg": model.pretrained_cfg}
-    (tmp_path / "own" / "config.json").write_text(json.dumps(config, default=list))
-    loaded = load_model(str(tmp_path / "own"), EMBEDDED)
+    folder, model = timm_folder(tmp_path / "own")
+    loaded = load_model(str(folder), EMBEDDED)
     same(loaded.model.timm_model, model)
     assert loaded.mode == "RGB"
 
@@ -49,7 +44,7 @@ def test_timm_name_with_a_file_of_weights(tmp_path):
     save_file(model.state_dict(), tmp_path / "mine.safetensors")
     loaded = load_model("test_resnet", ProbeSettings(dataset="embedded", weights=str(tmp_path / "mine.safetensors")))
     same(loaded.model.timm_model, model)
-    assert loaded.name == "test_resnet" and "file" not in loaded.model.config.pretrained_cfg.values()
+    assert loaded.name == "test_resnet" and "file" not in loaded.model.config.pretrained_cfg
 
 
 @pytest.mark.parametrize(
@@ -144,7 +139,7 @@ def test_what_cannot_be_loaded_says_what_to_type(tmp_path, kind, message):
     ("source", "settings", "message"),
     [
         ("./nowhere", {}, "no such folder"),
-        ("resnet1", {}, r"is no timm name \(timm has .*resnet1"),
+        ("resnet1", {}, "neither a timm name nor a folder: did you mean .*resnet1"),
         ("test_resnet", {"weights": "nowhere.safetensors"}, "must be such a file"),
         ("test_resnet", {}, "pretrained weights of timm's 'test_resnet' could not be had; type --weights FILE"),
     ],

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from hf_diversity import DiversityConfig, cards, plots
+from hf_diversity.cards.log_table import training_log_rows
 from hf_diversity.cards.repeat import environment_sentence
-from hf_diversity.cards.training_log import training_log_rows
 from hf_diversity.plots.saving import save_figures
 
 logger = logging.getLogger(__name__)

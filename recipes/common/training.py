@@ -19,8 +19,8 @@ from common import report
 from common.arguments import RunArguments
 from common.results import command, hardware, versions, write_results
 from hf_diversity import DiversityConfig, metrics
+from hf_diversity.cards.card_mixin import regularised_layers
 from hf_diversity.cards.settings import changed_fields, plain
-from hf_diversity.cards.trainer import regularised_layers
 from hf_diversity.diagnostics import LayerDiagnostics, generalization_gaps, measure_diagnostics
 from hf_diversity.evaluation import LayerMeasurement, measure_layers
 from hf_diversity.publishing.commit import Destination, PushError, publish

@@ -25,9 +25,9 @@ from ..publishing.commit import HERE
 from ..trainer_metrics import bare_metrics
 from ..versions import installed_versions
 from .card import NAME, TAGS, Card, Dataset, is_hub_id, render_regulariser, save
+from .log_table import training_log_rows
 from .repeat import environment_sentence, typed_command
 from .settings import changed_fields
-from .training_log import training_log_rows
 from .usage import is_timm, usage_code
 
 logger = logging.get_logger(__name__)
