@@ -22,8 +22,8 @@ from torch.nn.functional import gelu
 
 from hf_diversity import DiversityConfig, functional
 from hf_diversity.bandwidth import estimate_gamma
-from hf_diversity.kernels.dispatch import estimated_cost
 from hf_diversity.kernels.chebyshev import reach
+from hf_diversity.kernels.dispatch import estimated_cost
 
 PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
 PROCESSES, MEASURES = (8, 256, 4096), ("direct", "logdet", "decov")

@@ -14,7 +14,6 @@ Neither cost depends on gamma or on the range.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy
@@ -23,7 +22,6 @@ from torch import Tensor
 
 from .chebyshev import Expansion, expansion, reach
 from .polynomials import Polynomials
-
 from .tiles import LOG2_E
 
 _CHUNK = 2**17  # elements of rows that are sorted together: fewer calls than with less, and their 20 arrays take 15 MB
@@ -120,7 +118,8 @@ def _divide(ordered: Tensor, root: float) -> _Cells:
     delta = reach(ordered.dtype)
     gaps = ordered.diff(dim=1).mul_(root).clamp_(max=delta)
     # float64: in float32 a place after thousands of gaps would be off by 1e-3
-    place = torch.nn.functional.pad(gaps.to(torch.float64), (1, 0)).cumsum_(1).div_(delta)
+    # A row begins in the middle of a cell, where equal units get exactly no gradient.
+    place = torch.nn.functional.pad(gaps.to(torch.float64), (1, 0)).cumsum_(1).div_(delta).add_(0.5)
     cell = place.floor()
     place = place.sub_(cell).to(ordered.dtype).mul_(2).sub_(1)
 

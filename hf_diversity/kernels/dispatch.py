@@ -1,15 +1,15 @@
 """The one rule that decides which kernel computes the pair sum.
 
 Costs in ns per element (value and gradient, float32, one thread of an AVX-512 server core), from `benchmarks/`; only
-their ratios matter. D units; a row's series has P terms (`chebyshev.terms_needed`, about 6 + 3.7 sqrt(gamma) range) and
-writes b + g polynomials (`chebyshev.cheapest_steps`):
+their ratios matter. D units; a row's series has P terms (`chebyshev.terms_needed`, about 6 + 3.7 sqrt(gamma) range)
+and writes b + g polynomials (`chebyshev.cheapest_steps`):
 
     tiles    1.1 min(D, (D + 128) / 2)                     every pair once, both halves of the diagonal tiles of 128
     series   2 + 0.46 b + 0.69 g + 0.06 P+ (300 + P^2 / 40) / D   polynomials and products; per row, moments to slopes
     sorted   90                                            whatever the range; rows with outliers or heavy tails
 
-The smallest wins, for each row by itself. So layers of up to some 10 units go to tiles, usual rows to the series, and
-rows of a range of more than about 100 / sqrt(gamma) to sorting; the range must be known on the host, hence CPU tensors
+The smallest wins, for each row by itself. So layers of up to some 16 units go to tiles, usual rows to the series, and
+rows of a range of more than about 200 / sqrt(gamma) to sorting; the range must be known on the host, hence CPU tensors
 only. Elsewhere nothing may wait for the device: tiles, or on CUDA the kernels of `triton_direct`.
 """
 

@@ -1,4 +1,4 @@
-"""Chebyshev polynomials of many numbers at once, in buffers that are used again chunk after chunk and call after call."""
+"""Chebyshev polynomials of many numbers at once, in buffers that are used again by chunks and calls."""
 
 from __future__ import annotations
 
@@ -80,11 +80,11 @@ class Polynomials:
             torch.addcmul(difference, first, second, value=factor, out=out)
 
     def products(self, out: Tensor) -> Tensor:
-        """sum over units of giant q times baby r, (rows, giant + 1, baby + 1)."""
+        """Sum over units of giant q times baby r, (rows, giant + 1, baby + 1)."""
         return torch.bmm(self.giant, self.baby_columns, out=out)
 
     def pull(self, slopes: Tensor, out: Tensor) -> Tensor:
-        """sum_qr slopes_qr giant_q baby_r for every number, times dy / dx where stretched, (rows, units)."""
+        """For every number, sum_qr slopes_qr giant_q baby_r, times dy / dx where stretched, (rows, units)."""
         torch.bmm(slopes, self.baby, out=self.pulls)
         (pull, giant), *others = self.pairs
         torch.addcmul(self.pull_of_one, pull, giant, out=out)

@@ -1,4 +1,4 @@
-"""The pair sum of rows of moderate range by the series of `chebyshev`: O(D sqrt(P)) work instead of D^2 exponentials."""
+"""The pair sum of rows of moderate range by the series of `chebyshev`: O(D P) work instead of D^2 exponentials."""
 
 from __future__ import annotations
 
