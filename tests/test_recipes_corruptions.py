@@ -23,7 +23,7 @@ def picture(mode="RGB", side=32):
     channels = 3 if mode == "RGB" else 1
     rows, columns, channel = np.mgrid[:side, :side, :channels]
     values = 128 + 50 * np.sin(rows / 3 + channel) * np.cos(columns / 5) + 20 * ((rows // 4 + columns // 4) % 2)
-    return Image.fromarray(values.astype(np.uint8).squeeze(), mode)
+    return Image.fromarray(values.astype(np.uint8).squeeze())
 
 
 def values(image):
