@@ -44,7 +44,9 @@ class _WeightedMean(torch.autograd.Function):
     def forward(ctx: Any, count: int, *means: Tensor) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         dtype = torch.float64 if any(mean.dtype == torch.float64 for mean in means) else torch.float32
-        parts = [mean.to(dtype).reshape(-1) * count for mean in means]
+        # Without samples it is the statistic of a stand-in, which may be NaN
+        parts = [mean.to(dtype).reshape(-1) * count if count else mean.new_zeros(mean.numel(), dtype=dtype)
+                 for mean in means]  # fmt: skip
         payload = torch.cat([*parts, means[0].new_tensor([float(count)], dtype=dtype)])
         dist.all_reduce(payload)
         total = payload[-1]

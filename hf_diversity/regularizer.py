@@ -13,7 +13,7 @@ from torch import Tensor
 from .bandwidth import MedianGamma, wide_dtype
 from .config import DiversityConfig
 from .distributed import mean_over_samples, sum_over_processes, sum_with_gradient, world_size
-from .measures import common_mean, make_measure
+from .measures import CovarianceMeasure, make_measure
 from .tensors import upcast, without_autocast
 
 
@@ -117,7 +117,7 @@ class DiversityRegularizer:
         """See the class."""
         self.config = config
         self.measure = make_measure(config)
-        self._has_gamma = self.measure is not None and self.measure.of_similarity
+        self._has_gamma = self.measure is not None and self.measure.has_gamma
         self.median_gamma = MedianGamma() if self._has_gamma and config.gamma == "median" else None
         # What both weights are multiplied by, see `callbacks.DiversityScheduleCallback`; None where nobody sets it
         self.scale: float | None = None
@@ -125,7 +125,7 @@ class DiversityRegularizer:
 
     @property
     def citation(self) -> str | None:
-        """BibTeX of the measure's source; None for the norm term alone."""
+        """BibTeX of the measure's source; None where it has none, and for the norm term alone."""
         return self.measure.citation if self.measure is not None else None
 
     def get_config_dict(self) -> dict[str, Any]:
@@ -210,7 +210,7 @@ class DiversityRegularizer:
         parts = [norm_statistic(rows if self._weight_of_norm > 0 else rows.detach())]
         if self.measure is not None:
             some = rows if self._weight_of_diversity > 0 else rows.detach()
-            constant = common_mean(rows, synchronise) if gamma is None else gamma
+            constant = self.measure.shift(rows, synchronise) if gamma is None else gamma
             if self.config.scale_invariant and some.requires_grad:
                 some = at_constant_scale(some, count, synchronise)
             if rows.shape[0] == 0:  # a process without samples takes part with weight 0
@@ -221,7 +221,7 @@ class DiversityRegularizer:
         if self.measure is None:
             return None, parts[0]
         samples: Tensor | int = rows.shape[0]
-        if synchronise and not self.measure.of_similarity:
+        if synchronise and isinstance(self.measure, CovarianceMeasure):
             samples = sum_over_processes(torch.tensor(float(samples), dtype=parts[1].dtype, device=rows.device))
         return self.measure.value(parts[1], units, samples), parts[0]
 

@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from .. import citations
 from ..config import DiversityConfig
 from ..publishing.local_names import LocalNames
+from ..registry import registered_measure
 from . import markdown
 from .eval_results import save_eval_results
 from .regulariser import told
@@ -131,7 +132,8 @@ class Card:
     @property
     def bibtex(self) -> list[str]:
         """Of the measure and of the paper that the library is about."""
-        own = _CITED.get(self.diversity.measure) if self.diversity.is_active else None
+        name = self.diversity.measure
+        own = getattr(registered_measure(name), "citation", _CITED.get(name)) if self.diversity.is_active else None
         return [citations.WLD_REG_BIBTEX, *([own] if own else [])]
 
 

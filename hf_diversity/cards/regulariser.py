@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 
 from ..config import DiversityConfig
+from ..registry import has_gamma, registered_measure
 
 _MEASURES = {
     "direct": "J: the mean (reduction sum: the sum) over pairs of units n, m of s_nm = mean of "
@@ -30,11 +32,11 @@ def told(diversity: DiversityConfig) -> list[tuple[str, object, str]]:
     """Field, value and meaning: measure, weights and gamma always, every other field where it is not the default."""
     default = DiversityConfig()
     always = ["measure", "diversity_weight", "gamma"] if diversity.measure != "none" else ["measure"]
-    if diversity.measure not in ("direct", "det", "logdet") and "gamma" in always:
+    if not has_gamma(diversity.measure) and "gamma" in always:
         always.remove("gamma")
     meanings = {
         **{field.name: field.metadata["help"] for field in dataclasses.fields(DiversityConfig)},
-        "measure": _MEASURES[diversity.measure],
+        "measure": _measure(diversity.measure),
         "gamma": _GAMMA[diversity.gamma == "median"],
     }
     names = [field.name for field in dataclasses.fields(DiversityConfig)]
@@ -44,3 +46,12 @@ def told(diversity: DiversityConfig) -> list[tuple[str, object, str]]:
         for name in names
         if name in always or values[name] != getattr(default, name)
     ]
+
+
+def _measure(name: str) -> str:
+    """What J is; of a measure that a user has registered, the first paragraph of its docstring."""
+    own = registered_measure(name)
+    if own is None:
+        return _MEASURES[name]
+    paragraph = inspect.cleandoc(own.__doc__ or "").partition("\n\n")[0]
+    return f"J: {' '.join(paragraph.split()) or 'a measure that the author of this model has registered.'}"
