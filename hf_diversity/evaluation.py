@@ -13,8 +13,9 @@ from .bandwidth import estimate_gamma, wide_dtype
 from .config import DiversityConfig
 from .data_pass import iterate_rows
 from .distributed import sum_over_processes, world_size
+from .functional import mean_squared_norm
 from .measures import Logdet, Measure, SimilarityMeasure, make_measure
-from .regularizer import NonFiniteRegularizerError, check_rows, norm_statistic, why_not_finite
+from .regularizer import NonFiniteRegularizerError, check_rows, why_not_finite
 from .tensors import without_autocast
 
 
@@ -103,7 +104,7 @@ class DiversityMeter:
             if constant is not None:
                 self._constants[name] = constant
         if count:
-            self._sums[name][0] += norm_statistic(rows).to(wide) * count
+            self._sums[name][0] += mean_squared_norm(rows).to(wide) * count
             if self.measure is not None:
                 self._sums[name][1] += self.measure.statistic(rows, self._constants[name]).to(wide) * count
         self._counts[name] += count

@@ -13,6 +13,7 @@ from torch import Tensor
 from .bandwidth import MedianGamma, wide_dtype
 from .config import DiversityConfig
 from .distributed import mean_over_samples, sum_over_processes, sum_with_gradient, world_size
+from .functional import mean_squared_norm
 from .measures import CovarianceMeasure, make_measure
 from .tensors import upcast, without_autocast
 
@@ -166,7 +167,7 @@ class DiversityRegularizer:
                     count = values.shape[0] if counts is None else counts[name]
                     diversity, norm = self._layer(values, count, gammas.get(name), synchronise)
                 except ValueError as error:  # det and logdet of a matrix that is not positive definite, on the CPU
-                    size = norm_statistic(values.detach()).item()
+                    size = mean_squared_norm(values.detach()).item()
                     gamma = float(gammas[name]) if name in gammas else None
                     cause = why_not_finite(size, gamma, None) or str(error)
                     raise NonFiniteRegularizerError(_not_finite_message(name, step, cause)) from error
@@ -207,7 +208,7 @@ class DiversityRegularizer:
         """J (or None) and P of one layer, over all processes if `synchronise`."""
         units = rows.shape[1]
         # A part with weight 0 is logged, and must not cost a gradient
-        parts = [norm_statistic(rows if self._weight_of_norm > 0 else rows.detach())]
+        parts = [mean_squared_norm(rows if self._weight_of_norm > 0 else rows.detach())]
         if self.measure is not None:
             some = rows if self._weight_of_diversity > 0 else rows.detach()
             constant = self.measure.shift(rows, synchronise) if gamma is None else gamma
@@ -274,13 +275,6 @@ def at_constant_scale(rows: Tensor, count: int, synchronise: bool) -> Tensor:
     spread = torch.where(spread > 0, spread, 1.0)
     # In the wider dtype: rounded to half precision, the factor's gradient would bring back what it takes out
     return upcast(rows) * (spread.detach() / spread).sqrt()
-
-
-def norm_statistic(rows: Tensor) -> Tensor:
-    """P = (1/N) sum_i ||a_i||^2 in float32 at least; 0 with a gradient path for no rows at all."""
-    # Norms of rows first: squares of all activations would be written to memory and read again
-    norms: Tensor = torch.linalg.vector_norm(upcast(rows), dim=1)
-    return torch.dot(norms, norms) / max(rows.shape[0], 1)
 
 
 def check_rows(name: str, rows: Tensor, alone: bool = True) -> None:
