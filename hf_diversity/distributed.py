@@ -136,6 +136,14 @@ def gather_over_processes(values: Tensor) -> Tensor:
     return torch.cat([part[: int(part[most])] for part in parts])
 
 
+def gather_objects(value: Any) -> list[Any]:
+    """What every process gives, by its number; small things that can be pickled."""
+    found = [value] * world_size()
+    if len(found) > 1:
+        dist.all_gather_object(found, value)
+    return found
+
+
 def text_of_process_zero(text: str | None) -> str | None:
     """The text, or None, that process 0 gives, in every process."""
     if world_size() == 1:
