@@ -63,7 +63,7 @@ ROOMS = {
         ),
         7, 225, 425,
     ),
-    "config": Room("Configuration", "every choice, checked", ("config",), 8, 60, 590),
+    "config": Room("Configuration", "every choice, checked", ("config", "registry"), 8, 60, 590),
     "functional": Room(
         "Measures as pure functions", "(N, D) in, a number out", ("functional", "decorrelation", "orthogonality"),
         9, 225, 425,

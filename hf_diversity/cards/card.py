@@ -13,9 +13,10 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ..citations import BY_MEASURE, WLD_REG_BIBTEX
+from ..citations import WLD_REG_BIBTEX
 from ..config import DiversityConfig
 from ..publishing.local_names import LocalNames
+from ..registry import citation_of
 from . import markdown
 from .eval_results import save_eval_results
 from .regulariser import told
@@ -124,7 +125,7 @@ class Card:
     @property
     def bibtex(self) -> list[str]:
         """Of the paper that the library is about and, where it is another one, of the measure's."""
-        own = BY_MEASURE.get(self.diversity.measure) if self.diversity.is_active else None
+        own = citation_of(self.diversity.measure) if self.diversity.is_active else None
         return [WLD_REG_BIBTEX] if own is None or own == WLD_REG_BIBTEX else [WLD_REG_BIBTEX, own]
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 
-from ..config import SIMILARITY_MEASURES, DiversityConfig
+from ..config import DiversityConfig
+from ..registry import has_gamma, registered_measure
 from .settings import changed_names
 
 _MEASURES = {
@@ -32,11 +34,20 @@ def told(diversity: DiversityConfig) -> list[tuple[str, object, str]]:
     shown = {"measure", *changed_names(diversity)}
     if diversity.measure != "none":
         shown.add("diversity_weight")
-    if diversity.measure in SIMILARITY_MEASURES:
+    if has_gamma(diversity.measure):
         shown.add("gamma")
     meanings = {
         **{field.name: field.metadata["help"] for field in dataclasses.fields(DiversityConfig)},
-        "measure": _MEASURES[diversity.measure],
+        "measure": _measure(diversity.measure),
         "gamma": _GAMMA[diversity.gamma == "median"],
     }
     return [(name, getattr(diversity, name), meaning) for name, meaning in meanings.items() if name in shown]
+
+
+def _measure(name: str) -> str:
+    """What J is; of a measure that a user has registered, the first paragraph of its docstring."""
+    own = registered_measure(name)
+    if own is None:
+        return _MEASURES[name]
+    paragraph = inspect.cleandoc(own.__doc__ or "").partition("\n\n")[0]
+    return f"J: {' '.join(paragraph.split()) or 'a measure that the author of this model has registered.'}"

@@ -230,6 +230,9 @@ def _loaded(
         if processor.eos_token is None:
             raise ValueError(f"the tokenizer of {source!r} has no padding token; type --processor with one that has")
         processor.pad_token = processor.eos_token
+    elif isinstance(processor, TimmWrapperImageProcessor) and _channels(model) == 1:
+        processor, more = _for_grey(processor)
+        notes += more
     trained, gammas = _training(folder)
     diversity = trained or DiversityConfig()
     if settings.samples is not None:
@@ -240,6 +243,25 @@ def _loaded(
         name, source, model.eval().to(settings.device), processor, modality, _mode(model), diversity,
         trained is not None and trained.is_active, gammas, notes,
     )  # fmt: skip
+
+
+def _for_grey(processor: TimmWrapperImageProcessor) -> tuple[TimmWrapperImageProcessor, tuple[str, ...]]:
+    """The processor of a timm model with in_chans=1, whose configuration may still say three channels, and a note.
+
+    It normalises by the averages over the channels, as timm's own loader does (`timm.data.loader.adapt_to_chs`).
+    """
+    of_channels = {name: tuple(processor.data_config[name]) for name in ("mean", "std")}
+    average = {name: sum(values) / len(values) for name, values in of_channels.items()}
+    grey = {name: (value,) for name, value in average.items()}
+    size = {"input_size": (1, *processor.data_config["input_size"][1:])}
+    made = TimmWrapperImageProcessor({**processor.data_config, **size, **grey})
+    if all(len(set(values)) == 1 for values in of_channels.values()):
+        return made, ()
+    return made, (
+        f"The model takes 1 channel, and its pretrained_cfg has a mean and std for {len(of_channels['mean'])}: their "
+        f"averages, {average['mean']:.3g} and {average['std']:.3g}, were taken, as timm does. If it was trained with "
+        'others, type them in pretrained_cfg of its config.json: "mean": [...], "std": [...].',
+    )
 
 
 def _training(folder: Path | None) -> tuple[DiversityConfig | None, dict[str, float]]:
@@ -256,7 +278,7 @@ def _training(folder: Path | None) -> tuple[DiversityConfig | None, dict[str, fl
 
 
 def check_channels(loaded: LoadedModel) -> None:
-    """Refuse a processor that normalises other channels than the model takes; timm's does with in_chans=1.
+    """Refuse a processor that normalises other channels than the model takes.
 
     Raises:
         ValueError: says what to change.
