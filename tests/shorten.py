@@ -35,7 +35,8 @@ MAKE = {
     "test-min": "tests/test_config.py",
     "test-slow": "tests/test_output_head.py",
 }
-RECIPE = "--max_steps 2 --max_train_samples 24 --max_validation_samples 16 --max_test_samples 16 --disable_tqdm true"
+RECIPE = "--max_steps 2 --max_train_samples 24 --max_validation_samples 16 --max_test_samples 16 --logging_steps 1"
+RECIPE += " --disable_tqdm true"
 BENCHMARKS = "--quick --rounds 1"
 DEMO = "--num_train_epochs 2 --max_train_samples 160"
 LEFT_BY_A_RECIPE = ("config.json", "diversity_config.json", "model.safetensors", "predictions.npz", "similarity.npz")
