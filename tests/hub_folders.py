@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from tiny_text_folders import SIZES, sentences, text_folder, tiny_tokenizer
 from transformers import BertConfig, BertForMaskedLM, BertModel, DistilBertConfig, DistilBertModel
 
-EXAMPLES = {"train": 240, "test": 60}
+EXAMPLES = {"train": 100, "test": 40}
 HELD_OUT = {"train": 240, "validation": 60, "test": 60}  # of data sets with a validation split
 # Hub id: columns of image and classes, width, channels, splits
 IMAGES = {
