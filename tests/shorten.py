@@ -90,7 +90,9 @@ def shortened(words):
         case _ if script.startswith("examples/"):
             return list(words)
         case "recipes/image_classification.py" | "recipes/text_classification.py" | "recipes/language_modeling.py":
-            return [*start, *rest, *RECIPE.split()]
+            # A GPU's half precision is asked for by name on a CPU
+            on_cpu = ["--use_cpu", "true"] if "--bf16" in rest else []
+            return [*start, *rest, *RECIPE.split(), *on_cpu]
     return None
 
 
