@@ -19,7 +19,7 @@ from studies.plan import read_study
 NOT_STARTED = {
     "cd": "the shell's own",
     "git": "needs the network, and an address that is not given",
-    "hf": "asks for a token",
+    "hf": "asks for a token, or for a model on the Hub",
     "pip": "installs from the network; test_package.py installs the wheel",
     "pytest": "make test-slow runs it",
     "source": "the shell's own",
@@ -90,7 +90,7 @@ def shortened(words):
         case _ if script.startswith("examples/"):
             return list(words)
         case "recipes/image_classification.py" | "recipes/text_classification.py" | "recipes/language_modeling.py":
-            # A GPU's half precision is asked for by name on a CPU
+            # Without a GPU bf16 is refused unless the CPU is asked for
             on_cpu = ["--use_cpu", "true"] if "--bf16" in rest else []
             return [*start, *rest, *RECIPE.split(), *on_cpu]
     return None
