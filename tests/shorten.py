@@ -34,7 +34,7 @@ MAKE = {
     "test": "tests/test_config.py",
     "test-gpu": "tests/test_replicas.py",
     "test-min": "tests/test_config.py",
-    "test-slow": "tests/test_output_head.py",
+    "test-slow": "tests/test_study.py",
 }
 RECIPE = "--max_steps 2 --max_train_samples 24 --max_validation_samples 16 --max_test_samples 16 --logging_steps 1"
 RECIPE += " --disable_tqdm true"
@@ -81,7 +81,7 @@ def shortened(words):
         case "recipes/compare.py" | "scripts/model_cards.py" | "benchmarks/scale.py" | "ruff":
             return list(words)
         case "benchmarks/run.py":
-            only = [] if "--only" in rest else ["--only", "logdet", "import"]
+            only = [] if "--only" in rest else ["--only", "logdet"]
             return [*start, *rest, *only, *BENCHMARKS.split()]
         case "build":
             return [*start, *rest, "--no-isolation"]
