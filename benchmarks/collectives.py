@@ -20,7 +20,7 @@ from transformers import PrinterCallback, TrainingArguments
 
 from hf_diversity import DiversityConfig, DiversityTrainer
 from hf_diversity.bandwidth import _BINS, _EVERY, _FIRST_STEPS
-from hf_diversity.config import COVARIANCE_MEASURES, SIMILARITY_MEASURES, WEIGHT_MEASURES
+from hf_diversity.registry import COVARIANCE_MEASURES, SIMILARITY_MEASURES, WEIGHT_MEASURES
 from hf_diversity.regularizer import DiversityRegularizer
 
 FLOAT, WIDE = 4, 8  # float32; float64 and int64

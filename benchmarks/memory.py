@@ -21,7 +21,7 @@ def _status(key):
 
 
 def _measure(call):
-    from hf_diversity.kernels.fourier import release_memory
+    from hf_diversity.kernels.polynomials import release_memory
 
     call()  # the libraries load pages of code at the first call
     release_memory()  # what is kept between calls counts as taken by this one

@@ -22,8 +22,8 @@ from torch.nn.functional import gelu
 
 from hf_diversity import DiversityConfig, functional
 from hf_diversity.bandwidth import estimate_gamma
+from hf_diversity.kernels.chebyshev import reach
 from hf_diversity.kernels.dispatch import estimated_cost
-from hf_diversity.kernels.fourier import terms_needed
 
 PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
 PROCESSES, MEASURES = (8, 256, 4096), ("direct", "logdet", "decov")
@@ -54,7 +54,9 @@ def kernel_seconds(measure, samples, units):
     elements = samples * units
     if measure == "direct":
         # Per element: 64 bytes in 13 passes; sine and cosine twice, 13 operations for each term of the series
-        return CALL + elements * (64 / BYTES + (80 + 13 * terms_needed(spread(units), torch.float32)) / FLOAT32)
+        delta = reach(torch.float32)
+        terms = math.ceil((spread(units) + delta) * delta / math.pi)  # as in `kernels.triton_direct`
+        return CALL + elements * (64 / BYTES + (80 + 13 * terms) / FLOAT32)
     if measure == "logdet":  # S from half of the pairs, its gradient from all; Cholesky and inverse
         return CALL + 1.5 * elements * units / EXP2 + units**3 / FLOAT64
     return CALL + 3 * 2 * elements * units / FLOAT32_MATMUL  # three matrix products

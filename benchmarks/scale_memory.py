@@ -11,7 +11,7 @@ import torch.distributed as dist
 from memory import _status
 
 from hf_diversity import DiversityConfig
-from hf_diversity.kernels.fourier import release_memory
+from hf_diversity.kernels.polynomials import release_memory
 from hf_diversity.regularizer import DiversityRegularizer
 
 # What, settings, N, D, whether later steps count (the first one measures gamma from every unit)

@@ -2,6 +2,7 @@
 
 from .config import DiversityConfig
 from .inspection import inspect_layers
+from .registry import register_measure
 from .runs import Run, load_run
 from .trainer import DiversityMixin, DiversitySeq2SeqTrainer, DiversityTrainer
 
@@ -15,4 +16,5 @@ __all__ = [
     "__version__",
     "inspect_layers",
     "load_run",
+    "register_measure",
 ]

@@ -26,7 +26,8 @@ from transformers.utils import logging
 from .capture import ActivationCapture
 from .compat import restore_weights, rotate_checkpoints
 from .config import CONFIG_NAME, STATE_NAME, DiversityConfig
-from .publishing.trainer import PushMixin
+from .distributed import gather_objects, world_size
+from .publishing.push_mixin import PushMixin
 from .regularizer import DiversityRegularizer
 from .weight_regularizer import WeightRegularizer
 
@@ -49,6 +50,8 @@ class CheckpointMixin(PushMixin):
     diversity: DiversityConfig
     _regularizer: DiversityRegularizer | WeightRegularizer
     _staging = False
+    # Of all processes, where each has a gamma of its own
+    _states: list[dict[str, Any]] | None = None
     _push_after: str | None = None
 
     def _capture_for(self, model: nn.Module | None) -> ActivationCapture:
@@ -63,7 +66,8 @@ class CheckpointMixin(PushMixin):
             os.makedirs(folder, exist_ok=True)
             self.diversity.to_json_file(os.path.join(folder, CONFIG_NAME))
             with open(os.path.join(folder, STATE_NAME), "w", encoding="utf-8") as file:
-                json.dump(self._regularizer.state_dict(self.state.global_step), file)
+                state = self._regularizer.state_dict(self.state.global_step)
+                json.dump(state if self._states is None else {**state, "processes": self._states}, file)
         super().save_model(output_dir, _internal_call)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -80,6 +84,8 @@ class CheckpointMixin(PushMixin):
             shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
         self.accelerator.wait_for_everyone()
         self._push_after = None
+        if self._has_gamma_of_its_own() and world_size() > 1:
+            self._states = gather_objects(self._regularizer.state_dict(self.state.global_step))
         try:
             with self._write_aside():
                 super()._save_checkpoint(model, trial)
@@ -100,7 +106,7 @@ class CheckpointMixin(PushMixin):
         try:
             yield
         finally:
-            self._staging = False
+            self._staging, self._states = False, None
 
     def _get_output_dir(self, trial: Any) -> str:
         run = super()._get_output_dir(trial)
@@ -153,6 +159,10 @@ class CheckpointMixin(PushMixin):
         own = getattr(super(), method).__func__ is not getattr(Trainer, method)
         return not (own or self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
+    def _has_gamma_of_its_own(self) -> bool:
+        """Whether gamma follows the activations of this process alone."""
+        return self.diversity.sync == "local" and self._regularizer.median_gamma is not None
+
     def _load_diversity_state(self, folder: str) -> None:
         path = os.path.join(folder, STATE_NAME)
         if not os.path.isfile(path):
@@ -164,6 +174,15 @@ class CheckpointMixin(PushMixin):
             return
         with open(path, encoding="utf-8") as file:
             state = json.load(file)
+        states = state.pop("processes", None)
+        if states is not None and self._has_gamma_of_its_own():
+            if len(states) == world_size():
+                state = states[self.args.process_index]
+            else:
+                logger.warning(
+                    f'{folder} has the gammas of {len(states)} processes (sync="local"), and this run has '
+                    f"{world_size()}: each goes on from that of the first"
+                )
         names = {target.name for target in self._capture_for(self.model).targets}
         if unknown := sorted(set(state.get("gamma", {})) - names):
             logger.warning(

@@ -37,3 +37,15 @@ ORTHOGONALITY_BIBTEX = """@inproceedings{bansal2018orthogonality,
   booktitle = {Advances in Neural Information Processing Systems},
   year      = {2018},
 }"""
+
+BY_MEASURE = {
+    "direct": WLD_REG_BIBTEX,
+    "det": WLD_REG_BIBTEX,
+    "logdet": WLD_REG_BIBTEX,
+    "decov": DECOV_BIBTEX,
+    "vcreg": VCREG_BIBTEX,
+    "correlation": CORRELATION_BIBTEX,
+    "orthogonality": ORTHOGONALITY_BIBTEX,
+    "srip": ORTHOGONALITY_BIBTEX,
+}
+"""The source of each measure, by its name in `DiversityConfig`; the norm term alone has none."""

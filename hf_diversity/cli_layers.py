@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import difflib
-from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-import transformers
-from torch import nn
-from transformers import AutoConfig, AutoModel
 
 from .config import SAMPLES, DiversityConfig
 from .inspection import inspect_layers, table
+from .models import untrained_model
 
 
 def add_parser(subparsers: Any) -> None:
@@ -46,42 +41,9 @@ def run(arguments: argparse.Namespace) -> int:
     }
     try:
         with torch.device("meta"):
-            model = build_model(arguments.model, arguments.image_size)
+            model = untrained_model(arguments.model, arguments.image_size)
         inspection = inspect_layers(model, **how)
     except (RuntimeError, NotImplementedError):  # it looks at numbers, which there are none of
-        inspection = inspect_layers(build_model(arguments.model, arguments.image_size), **how)
+        inspection = inspect_layers(untrained_model(arguments.model, arguments.image_size), **how)
     print(table(arguments.model, inspection, arguments.match))
     return 0
-
-
-def build_model(name: str, image_size: int | None = None) -> nn.Module:
-    """The architecture of a timm name, a Hub id or a folder, with random weights.
-
-    Raises:
-        ValueError: timm does not know the name, and there is no configuration by that name either.
-    """
-    if timm.is_model(name):
-        try:
-            size: dict[str, Any] = {"img_size": image_size} if image_size else {}
-            return timm.create_model(name, **size)
-        except TypeError:  # convolutions take any size, and no argument
-            return timm.create_model(name)
-    near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.8)
-    if near and "/" not in name and not Path(name).exists():  # the Hub need not be asked, nor waited for
-        raise ValueError(
-            f"{name!r} is no timm model; did you mean {', '.join(near)}? For one of the Hub type OWNER/{name}, for a "
-            f"folder ./{name}"
-        )
-    try:
-        config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        cause = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"{name!r} is no timm model, and no transformers configuration was found for it: {cause} Type a name from "
-            "timm.list_models(), a Hub id, or a folder with a config.json"
-        ) from error
-    if image_size is not None and hasattr(config, "image_size"):
-        config.image_size = image_size
-    architecture = getattr(transformers, next(iter(config.architectures or ()), ""), None)
-    model: nn.Module = architecture(config) if architecture is not None else AutoModel.from_config(config)
-    return model

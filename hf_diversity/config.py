@@ -12,18 +12,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from .functional import DEFAULT_JITTER
+from .registry import WEIGHT_MEASURES, has_gamma, measure_names, unknown_measure
 
 if TYPE_CHECKING:
     Gamma = float | str
+    MeasureName = str
 else:
     # HfArgumentParser drops `str` from a union and would then refuse "median"; as a `str` field the command line
     # takes both, and __post_init__ turns numbers into floats.
     Gamma = str
+    # A command line offers the library's measures; Python takes those that `register_measure` has added as well
+    MeasureName = Literal["direct", "det", "logdet", "decov", "vcreg", "correlation", "orthogonality", "srip", "none"]
 
-SIMILARITY_MEASURES = ("direct", "det", "logdet")
-COVARIANCE_MEASURES = ("decov", "vcreg", "correlation")
-WEIGHT_MEASURES = ("orthogonality", "srip")
-MEASURES = (*SIMILARITY_MEASURES, *COVARIANCE_MEASURES, *WEIGHT_MEASURES, "none")
 REDUCTIONS = ("mean", "sum")
 SAMPLES = ("auto", "positions", "pooled", "first")
 SYNCS = ("global", "local")
@@ -70,15 +70,14 @@ class DiversityConfig:
         >>> config = DiversityConfig(measure="logdet", diversity_weight=0.001, layers=["bert.encoder.layer.*"])
     """
 
-    measure: Literal["direct", "det", "logdet", "decov", "vcreg", "correlation", "orthogonality", "srip", "none"] = (
-        field(
-            default="direct",
-            metadata={
-                "help": "Redundancy J of a layer's units, from their similarity matrix S: 'direct' the off-diagonal, "
-                "'det' -det(S), 'logdet' -log det(S); from their covariance: 'decov', 'vcreg', 'correlation'; from "
-                "the weights: 'orthogonality' (SO), 'srip'; 'none' no J (the norm term alone)."
-            },
-        )
+    measure: MeasureName = field(
+        default="direct",
+        metadata={
+            "help": "Redundancy J of a layer's units, from their similarity matrix S: 'direct' the off-diagonal, "
+            "'det' -det(S), 'logdet' -log det(S); from their covariance: 'decov', 'vcreg', 'correlation'; from "
+            "the weights: 'orthogonality' (SO), 'srip'; 'none' no J (the norm term alone). In Python also one of your "
+            "own, see `register_measure`."
+        },
     )
     diversity_weight: float = field(
         default=0.01,
@@ -177,8 +176,10 @@ class DiversityConfig:
             ValueError: a value is out of range, or nothing would be regularised.
             TypeError: a value has the wrong type.
         """
+        if self.measure not in measure_names():
+            raise ValueError(unknown_measure(self.measure))
         for name, options in (
-            ("measure", MEASURES), ("reduction", REDUCTIONS), ("samples", SAMPLES), ("sync", SYNCS),
+            ("reduction", REDUCTIONS), ("samples", SAMPLES), ("sync", SYNCS),
             ("on_nonfinite", ON_NONFINITE),
         ):  # fmt: skip
             value = getattr(self, name)
@@ -195,13 +196,13 @@ class DiversityConfig:
                 'type gamma="median" '
                 "to have it follow the activations"
             )
-        if self.gamma != "median" and self.measure in (*COVARIANCE_MEASURES, *WEIGHT_MEASURES):
+        if self.gamma != "median" and self.measure != "none" and not has_gamma(self.measure):
             raise ValueError(
                 f"gamma is {self.gamma} and measure is {self.measure!r}, which has no gamma; leave gamma out"
             )
         if not isinstance(self.scale_invariant, bool):
             raise TypeError(f"scale_invariant is {self.scale_invariant!r}: it must be True or False")
-        if self.scale_invariant and (self.gamma != "median" or self.measure not in SIMILARITY_MEASURES):
+        if self.scale_invariant and (self.gamma != "median" or not has_gamma(self.measure)):
             raise ValueError(
                 f"scale_invariant is True with gamma={self.gamma!r} and measure={self.measure!r}: it is for a "
                 'similarity whose gamma follows the activations; type gamma="median" and measure="direct", "det" or '
@@ -288,9 +289,13 @@ class DiversityConfig:
 
     @classmethod
     def from_json_file(cls, path: str | os.PathLike[str]) -> DiversityConfig:
-        """Read what `to_json_file` wrote; an unknown key is an error."""
+        """Read what `to_json_file` wrote; an unknown key, or a measure that is not registered here, is an error."""
         with open(path, encoding="utf-8") as file:
-            return cls.from_dict(json.load(file))
+            values = json.load(file)
+        try:
+            return cls.from_dict(values)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{os.fspath(path)}: {error}") from error
 
 
 def _number(name: str, value: Any) -> float:

@@ -13,7 +13,7 @@ from .capture import ActivationCapture
 from .config import DiversityConfig
 from .distributed import real_batch_size
 from .layers import find_layers
-from .masks import position_mask
+from .masks import position_masks
 from .modes import modes_put_back
 from .samples import rows_by_layer
 
@@ -39,7 +39,6 @@ def iterate_rows(
     """
     targets = find_layers(model, diversity.layers, diversity.drop_prefix_tokens)
     capture = ActivationCapture(targets, model)
-    is_encoder_decoder = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
     device = next(model.parameters()).device
     with modes_put_back(model):
         model.eval()
@@ -54,7 +53,7 @@ def iterate_rows(
                 with capture.armed() as store:
                     outputs = model(**batch)
                 activations = capture.take(store, training=False)
-                masks = {t.name: position_mask(batch, t, is_encoder_decoder) for t in targets}
+                masks = position_masks(batch, targets, model)
                 rows = rows_by_layer(activations, targets, diversity, masks, _real_share(accelerator, batch))
             if on_batch is not None:
                 on_batch(batch, outputs)

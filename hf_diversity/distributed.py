@@ -44,7 +44,9 @@ class _WeightedMean(torch.autograd.Function):
     def forward(ctx: Any, count: int, *means: Tensor) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         dtype = torch.float64 if any(mean.dtype == torch.float64 for mean in means) else torch.float32
-        parts = [mean.to(dtype).reshape(-1) * count for mean in means]
+        # Without samples it is the statistic of a stand-in, which may be NaN
+        parts = [mean.to(dtype).reshape(-1) * count if count else mean.new_zeros(mean.numel(), dtype=dtype)
+                 for mean in means]  # fmt: skip
         payload = torch.cat([*parts, means[0].new_tensor([float(count)], dtype=dtype)])
         dist.all_reduce(payload)
         total = payload[-1]
@@ -132,6 +134,14 @@ def gather_over_processes(values: Tensor) -> Tensor:
     parts = [torch.empty_like(padded) for _ in range(world_size())]
     dist.all_gather(parts, padded)
     return torch.cat([part[: int(part[most])] for part in parts])
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """What every process gives, by its number; small things that can be pickled."""
+    found = [value] * world_size()
+    if len(found) > 1:
+        dist.all_gather_object(found, value)
+    return found
 
 
 def text_of_process_zero(text: str | None) -> str | None:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .masks import is_encoder_decoder
+
 # Where a configuration keeps what it knows of one modality
 _TEXT, _VISION = "text_config", "vision_config"
 
@@ -67,7 +69,7 @@ def _inputs(
         inputs = {main: _pixels(config, batch_size, image_size, device)}
     else:
         inputs = {main: _sound(config, main, batch_size, sequence_length, device)}
-    if getattr(config, "is_encoder_decoder", False) and "decoder_input_ids" in parameters:
+    if is_encoder_decoder(model) and "decoder_input_ids" in parameters:
         inputs["decoder_input_ids"] = _token_ids(config, batch_size, sequence_length or 8, device)["input_ids"]
     return inputs
 

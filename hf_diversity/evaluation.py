@@ -13,8 +13,9 @@ from .bandwidth import estimate_gamma, wide_dtype
 from .config import DiversityConfig
 from .data_pass import iterate_rows
 from .distributed import sum_over_processes, world_size
-from .measures import Logdet, Measure, SimilarityMeasure, common_mean, make_measure
-from .regularizer import NonFiniteRegularizerError, check_rows, norm_statistic, why_not_finite
+from .functional import mean_squared_norm
+from .measures import Logdet, Measure, SimilarityMeasure, make_measure
+from .regularizer import NonFiniteRegularizerError, check_rows, why_not_finite
 from .tensors import without_autocast
 
 
@@ -28,7 +29,7 @@ class LayerMeasurement:
         gamma: the gamma that was used; None if no similarity was asked for.
         num_samples: samples (rows) seen by all processes.
         statistic: the mean over samples from which J follows: a scalar for Direct, S (D, D) for Det and Logdet,
-            moments (1 + D, D) for the measures of covariance; or None.
+            moments (1 + D, D) for the measures of covariance, for one of yours what it says; or None.
     """
 
     diversity: float | None
@@ -63,7 +64,7 @@ class DiversityMeter:
         """See the class."""
         self.measure = measure
         self._gamma = gamma
-        # What the statistic of a layer is taken with: its gamma, or for a covariance its shift
+        # What the statistic of a layer is taken with: its gamma, or the measure's shift
         self._constants: dict[str, Tensor | float] = {}
         self._sums: dict[str, list[Tensor]] = {}
         self._counts: dict[str, int] = {}
@@ -94,14 +95,16 @@ class DiversityMeter:
             if self.measure is not None:
                 self._sums[name].append(rows.new_zeros(self.measure.statistic_shape(units), dtype=wide))
         if self.measure is not None and name not in self._constants:
-            constant = self._gamma(name) if self.measure.of_similarity else None
+            constant = self._gamma(name) if self.measure.has_gamma else None
             # Every process comes here for the same batches, so all take part in the collectives of an estimate
             if constant is None and int(sum_over_processes(torch.tensor([count], device=rows.device))):
-                constant = estimate_gamma(rows) if self.measure.of_similarity else common_mean(rows, world_size() > 1)
+                constant = (
+                    estimate_gamma(rows) if self.measure.has_gamma else self.measure.shift(rows, world_size() > 1)
+                )
             if constant is not None:
                 self._constants[name] = constant
         if count:
-            self._sums[name][0] += norm_statistic(rows).to(wide) * count
+            self._sums[name][0] += mean_squared_norm(rows).to(wide) * count
             if self.measure is not None:
                 self._sums[name][1] += self.measure.statistic(rows, self._constants[name]).to(wide) * count
         self._counts[name] += count
@@ -122,7 +125,7 @@ class DiversityMeter:
             raise ValueError(f"layer {name!r} has 0 samples in the whole data set: it is padding only")
         norm, *rest = (sum_over_processes(total) / count for total in sums)
         statistic = rest[0] if rest else None
-        gamma = float(self._constants[name]) if self.measure is not None and self.measure.of_similarity else None
+        gamma = float(self._constants[name]) if self.measure is not None and self.measure.has_gamma else None
         cause = why_not_finite(float(norm), gamma, None)
         diversity = None
         if cause is None and statistic is not None and self.measure is not None:
@@ -183,7 +186,7 @@ def measure_layers(
     measure = make_measure(diversity)
     other = None
     if measure is not None and not isinstance(measure, SimilarityMeasure):
-        other = DiversityMeter(measure, lambda name: None)
+        other = DiversityMeter(measure, lambda name: fixed)
     for rows in iterate_rows(model, dataloader, diversity):
         meter.update(rows)
         if other is not None:

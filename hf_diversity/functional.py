@@ -185,8 +185,14 @@ def activation_norm(activations: Tensor) -> Tensor:
         ValueError: the shape is not (N >= 1, D >= 1), or an activation is not finite.
     """
     check_activations(activations, samples=1, units=1)
-    wide = upcast(activations)
-    return (wide * wide).sum() / activations.shape[0]
+    return mean_squared_norm(activations)
+
+
+def mean_squared_norm(rows: Tensor) -> Tensor:
+    """`activation_norm` of any (N, D), unchecked; 0 with a gradient path where N is 0."""
+    # Norms of rows first: squares of all activations would be written to memory and read again
+    norms: Tensor = torch.linalg.vector_norm(upcast(rows), dim=1)
+    return torch.dot(norms, norms) / max(rows.shape[0], 1)
 
 
 def average_distance(activations: Tensor) -> Tensor:

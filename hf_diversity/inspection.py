@@ -15,7 +15,7 @@ from .config import DiversityConfig
 from .dummy_inputs import dummy_inputs
 from .kernels.dispatch import estimated_cost
 from .layers import glob_to_regex
-from .masks import position_mask
+from .masks import is_encoder_decoder, position_mask
 from .modes import modes_put_back
 from .module_names import bare_model, plain_names
 from .output_head import find_last_hidden_layers
@@ -106,7 +106,7 @@ def inspect_layers(
     except ValueError as error:
         heads, no_default = [], str(error)
     found, counter = _run(bare, inputs, heads)
-    two_streams = bool(getattr(getattr(bare, "config", None), "is_encoder_decoder", False))
+    two_streams = is_encoder_decoder(bare)
     rows = []
     for target, tensor, version in found:
         row = LayerRow(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .capture import LayerTarget
+from .module_names import bare_model
 
 Mask = Tensor | list[Tensor] | None
 
@@ -18,7 +19,18 @@ PACKED = torch.int64
 _BOUNDARIES = ("cu_seq_lens_q", "cu_seqlens", "cu_seqlens_q")
 
 
-def position_mask(inputs: Mapping[str, Any], target: LayerTarget, is_encoder_decoder: bool) -> Mask:
+def is_encoder_decoder(model: nn.Module) -> bool:
+    """Whether a model, bare or wrapped, has two streams of tokens."""
+    return bool(getattr(getattr(bare_model(model), "config", None), "is_encoder_decoder", False))
+
+
+def position_masks(inputs: Mapping[str, Any], targets: Iterable[LayerTarget], model: nn.Module) -> dict[str, Mask]:
+    """The mask of each layer of `model` by its name, see `position_mask`."""
+    two_streams = is_encoder_decoder(model)
+    return {target.name: position_mask(inputs, target, two_streams) for target in targets}
+
+
+def position_mask(inputs: Mapping[str, Any], target: LayerTarget, two_streams: bool) -> Mask:
     """The mask of real tokens that belongs to a layer, from the model's inputs.
 
     An encoder-decoder model has two: everything outside its encoder works on the decoder's tokens, whose padding is in
@@ -29,19 +41,19 @@ def position_mask(inputs: Mapping[str, Any], target: LayerTarget, is_encoder_dec
             (N, H, Q, K), bool or whole numbers where attended, or added to the scores; and without any mask packed
             rows, by the boundaries `cu_seq_lens_q` of one row, `seq_idx`, or `position_ids` that start anew.
         target: the layer.
-        is_encoder_decoder: whether the model has two streams of tokens.
+        two_streams: whether the model has an encoder and a decoder, see `is_encoder_decoder`.
 
     Returns:
         (N, T): bool, or of type `PACKED` with the number of each position's sequence; None where all is real. A list
         of them for sentence-transformers, whose losses call the model once for each column of texts, in their order.
     """
-    if is_encoder_decoder and "encoder" not in target.name.split("."):
+    if two_streams and "encoder" not in target.name.split("."):
         if (mask := _from_attention(inputs.get("decoder_attention_mask"))) is not None:
             return mask
         labels = inputs.get("labels")
         return labels.ne(-100) if isinstance(labels, Tensor) and labels.ndim == 2 else None
     columns = [value.ne(0) for name, value in inputs.items() if name.endswith("_attention_mask")]
-    if "attention_mask" not in inputs and columns and not is_encoder_decoder:
+    if "attention_mask" not in inputs and columns and not two_streams:
         return columns
     given: Any = inputs.get("attention_mask")
     mask = _from_attention(given)

@@ -13,7 +13,9 @@ from torch import Tensor
 from .bandwidth import MedianGamma, wide_dtype
 from .config import DiversityConfig
 from .distributed import mean_over_samples, sum_over_processes, sum_with_gradient, world_size
-from .measures import common_mean, make_measure
+from .functional import mean_squared_norm
+from .measures import CovarianceMeasure, make_measure
+from .registry import citation_of
 from .tensors import upcast, without_autocast
 
 
@@ -117,7 +119,7 @@ class DiversityRegularizer:
         """See the class."""
         self.config = config
         self.measure = make_measure(config)
-        self._has_gamma = self.measure is not None and self.measure.of_similarity
+        self._has_gamma = self.measure is not None and self.measure.has_gamma
         self.median_gamma = MedianGamma() if self._has_gamma and config.gamma == "median" else None
         # What both weights are multiplied by, see `callbacks.DiversityScheduleCallback`; None where nobody sets it
         self.scale: float | None = None
@@ -125,8 +127,8 @@ class DiversityRegularizer:
 
     @property
     def citation(self) -> str | None:
-        """BibTeX of the measure's source; None for the norm term alone."""
-        return self.measure.citation if self.measure is not None else None
+        """BibTeX of the measure's source; None where it has none, and for the norm term alone."""
+        return citation_of(self.config.measure)
 
     def get_config_dict(self) -> dict[str, Any]:
         """The configuration as plain values."""
@@ -166,7 +168,7 @@ class DiversityRegularizer:
                     count = values.shape[0] if counts is None else counts[name]
                     diversity, norm = self._layer(values, count, gammas.get(name), synchronise)
                 except ValueError as error:  # det and logdet of a matrix that is not positive definite, on the CPU
-                    size = norm_statistic(values.detach()).item()
+                    size = mean_squared_norm(values.detach()).item()
                     gamma = float(gammas[name]) if name in gammas else None
                     cause = why_not_finite(size, gamma, None) or str(error)
                     raise NonFiniteRegularizerError(_not_finite_message(name, step, cause)) from error
@@ -207,10 +209,10 @@ class DiversityRegularizer:
         """J (or None) and P of one layer, over all processes if `synchronise`."""
         units = rows.shape[1]
         # A part with weight 0 is logged, and must not cost a gradient
-        parts = [norm_statistic(rows if self._weight_of_norm > 0 else rows.detach())]
+        parts = [mean_squared_norm(rows if self._weight_of_norm > 0 else rows.detach())]
         if self.measure is not None:
             some = rows if self._weight_of_diversity > 0 else rows.detach()
-            constant = common_mean(rows, synchronise) if gamma is None else gamma
+            constant = self.measure.shift(rows, synchronise) if gamma is None else gamma
             if self.config.scale_invariant and some.requires_grad:
                 some = at_constant_scale(some, count, synchronise)
             if rows.shape[0] == 0:  # a process without samples takes part with weight 0
@@ -221,7 +223,7 @@ class DiversityRegularizer:
         if self.measure is None:
             return None, parts[0]
         samples: Tensor | int = rows.shape[0]
-        if synchronise and not self.measure.of_similarity:
+        if synchronise and isinstance(self.measure, CovarianceMeasure):
             samples = sum_over_processes(torch.tensor(float(samples), dtype=parts[1].dtype, device=rows.device))
         return self.measure.value(parts[1], units, samples), parts[0]
 
@@ -274,13 +276,6 @@ def at_constant_scale(rows: Tensor, count: int, synchronise: bool) -> Tensor:
     spread = torch.where(spread > 0, spread, 1.0)
     # In the wider dtype: rounded to half precision, the factor's gradient would bring back what it takes out
     return upcast(rows) * (spread.detach() / spread).sqrt()
-
-
-def norm_statistic(rows: Tensor) -> Tensor:
-    """P = (1/N) sum_i ||a_i||^2 in float32 at least; 0 with a gradient path for no rows at all."""
-    # Norms of rows first: squares of all activations would be written to memory and read again
-    norms: Tensor = torch.linalg.vector_norm(upcast(rows), dim=1)
-    return torch.dot(norms, norms) / max(rows.shape[0], 1)
 
 
 def check_rows(name: str, rows: Tensor, alone: bool = True) -> None:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from .modes import modes_put_back
+from .random_states import random_states_put_back
 
 
 def remember_buffers(model: nn.Module) -> Callable[[], None]:
@@ -44,15 +43,12 @@ def rehearsal(model: nn.Module) -> Iterator[None]:
         model: the model whose buffers and mode are restored.
     """
     restore_buffers = remember_buffers(model)
-    python, numpy = random.getstate(), np.random.get_state()
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     try:
-        with modes_put_back(model), torch.random.fork_rng(devices=sorted(devices, key=str)), torch.no_grad():
+        with modes_put_back(model), random_states_put_back(devices), torch.no_grad():
             model.train()
             yield
     finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
         restore_buffers()
 
 

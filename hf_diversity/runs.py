@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import transformers
 from huggingface_hub import snapshot_download
-from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, PreTrainedModel
+from transformers import AutoImageProcessor, AutoProcessor, PreTrainedModel
 
 from .config import CONFIG_NAME, DiversityConfig
+from .paths import is_path
 from .publishing.cleaning import TOKENIZERS
 
 RESULTS_NAME = "results.json"
@@ -59,14 +59,16 @@ def load_run(source: str | Path, revision: str | None = None, trust_remote_code:
     Raises:
         FileNotFoundError: the folder is not there or holds no model.
         OSError: the repository cannot be reached, or its weights are no safetensors.
-        ValueError: it is an adapter of PEFT, the model brings code of its own, its class is not known, or its results
-            are no JSON.
+        ValueError: it is an adapter of PEFT, the model brings code of its own, its config.json cannot be used, its
+            class is not known, or its results are no JSON.
     """
+    from .models import load_config, model_class  # imports timm, a third of a second that few need
+
     folder = Path(source).expanduser()
     if not str(source):
         raise FileNotFoundError("source is empty: name the folder of a finished run, or a Hub id such as user/model")
     if not folder.is_dir():
-        if folder.is_absolute() or str(source).startswith((".", "~")) or str(source).count("/") > 1:
+        if is_path(str(source)):
             raise FileNotFoundError(f"{source} is no folder: name a finished run, or a Hub id such as user/model")
         # Subfolders are checkpoints
         wanted = [*_WANTED, *(["*.py"] if trust_remote_code else [])]
@@ -80,8 +82,14 @@ def load_run(source: str | Path, revision: str | None = None, trust_remote_code:
         )
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{source} holds no config.json: it is no model of transformers; name a finished run")
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    model = _model_class(config).from_pretrained(folder, trust_remote_code=trust_remote_code, use_safetensors=True)
+    config = load_config(folder, trust_remote_code)
+    kind = model_class(config, trust_remote_code)
+    if kind is None:
+        raise ValueError(
+            f"config.json names the architecture {', '.join(config.architectures or ())}, which transformers "
+            f"{transformers.__version__} does not have: load it with its own class"
+        )
+    model = kind.from_pretrained(folder, trust_remote_code=trust_remote_code, use_safetensors=True)
     settings, results = folder / CONFIG_NAME, folder / RESULTS_NAME
     return Run(
         model.eval(),
@@ -90,29 +98,6 @@ def load_run(source: str | Path, revision: str | None = None, trust_remote_code:
         _read_json(results) if results.is_file() else None,
         folder,
     )
-
-
-def _model_class(config: Any) -> Any:
-    """The class that the configuration names; an auto class for a model that brings its own code.
-
-    Raises:
-        ValueError: transformers does not have it.
-    """
-    names = config.architectures
-    name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
-    match = re.search(r"For[A-Z]\w+$", name)
-    auto = getattr(transformers, f"AutoModel{match.group()}", None) if match else None
-    found = getattr(transformers, name, None) if name else transformers.AutoModel
-    if getattr(config, "auto_map", None):
-        return auto or transformers.AutoModel
-    if name and not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
-        found = None
-    if found is None and auto is None:
-        raise ValueError(
-            f"config.json names the architecture {name}, which transformers {transformers.__version__} does not have: "
-            "load it with its own class"
-        )
-    return found or auto
 
 
 def _read_json(path: Path) -> Any:

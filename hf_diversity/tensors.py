@@ -11,9 +11,14 @@ import torch
 from torch import Tensor
 
 
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float64 for float64, float32 for everything narrower."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def upcast(tensor: Tensor) -> Tensor:
-    """`tensor` in float32, or float64 if it is that already."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
+    """`tensor` in `accumulation_dtype`: before any subtraction, for a difference of bfloat16 is exact in float32."""
+    return tensor.to(accumulation_dtype(tensor.dtype))
 
 
 def without_autocast(device_type: str) -> AbstractContextManager[Any]:

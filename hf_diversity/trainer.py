@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from .callbacks.bound import bind_callbacks
 from .capture import ActivationCapture
-from .cards.trainer import CardMixin
+from .cards.card_mixin import CardMixin
 from .checkpoints import CheckpointMixin
 from .compat import compiles
 from .config import DiversityConfig
@@ -26,7 +26,7 @@ from .evaluation import DiversityMeter, evaluation_record
 from .first_step import check_first_step, warn_of_ignored_items, warn_of_negligible_det
 from .layers import find_layers
 from .loss_scale import task_loss_is_normalised
-from .masks import Mask, position_mask
+from .masks import Mask, position_masks
 from .nonfinite import StepGuard
 from .regularizer import DiversityRegularizer, NonFiniteRegularizerError, RegularizerOutput
 from .rehearsal import rehearsal, takes_inputs
@@ -297,15 +297,12 @@ class DiversityMixin(CardMixin, CheckpointMixin):
     # ---- what a batch looks like
 
     def _masks(self, capture: ActivationCapture, inputs: dict[str, Any]) -> dict[str, Mask]:
-        return {t.name: position_mask(inputs, t, self._is_encoder_decoder()) for t in capture.targets}
+        return position_masks(inputs, capture.targets, cast(nn.Module, self.model))
 
     def _drawn(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
         """At most `max_samples` of them; others in every step and process, without the global random state."""
         seed = (self.args.seed * 1_000_003 + self.state.global_step) * 4099 + self.args.process_index
         return {name: subsample(values, self.diversity.max_samples, seed) for name, values in rows.items()}
-
-    def _is_encoder_decoder(self) -> bool:
-        return bool(getattr(getattr(self.model, "config", None), "is_encoder_decoder", False))
 
     # ---- hooks
 

@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
-from .citations import ORTHOGONALITY_BIBTEX
+from .citations import BY_MEASURE
 from .config import DiversityConfig
 from .functional import orthogonality, srip
 from .layers import find_layers
@@ -41,13 +41,17 @@ class WeightRegularizer:
 
     measure = None
     median_gamma = None
-    citation = ORTHOGONALITY_BIBTEX
 
     def __init__(self, config: DiversityConfig):
         """See the class."""
         self.config = config
         # What the weight is multiplied by, see `callbacks.DiversityScheduleCallback`; None where nobody sets it
         self.scale: float | None = None
+
+    @property
+    def citation(self) -> str:
+        """BibTeX of the measure's source."""
+        return BY_MEASURE[self.config.measure]
 
     def __call__(self, model: nn.Module, step: int) -> RegularizerOutput:
         """Compute the regulariser of the model's weights as they are.

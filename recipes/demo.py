@@ -24,7 +24,8 @@ from image_classification import TYPES, run
 from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, AutoModelForImageClassification, TrainerCallback
 
-from hf_diversity import DiversityConfig
+from hf_diversity import DiversityConfig, plots
+from hf_diversity.plots.saving import save_figures
 
 CONFIG = Path(__file__).parent / "configs" / "demo.yaml"
 BASELINE = ["--diversity_weight", "0", "--activation_weight", "0"]
@@ -118,10 +119,6 @@ def write_figures(folder: Path, results: dict[str, list[dict[str, Any]]], folder
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    from hf_diversity import plots
-
     stored = {method: np.load(path / "similarity.npz") for method, path in folders.items()}
     # The twins start from the same weights, so there is one matrix before training.
     matrices = {"before training": next(iter(stored.values()))["before training"]}
@@ -131,10 +128,7 @@ def write_figures(folder: Path, results: dict[str, list[dict[str, Any]]], folder
         "similarity.png": plots.similarity_matrices(matrices, title=f"validation images, seed {seed}"),
         "gap.png": plots.gap_curves({m: [r["history"] for r in found] for m, found in results.items()}),
     }
-    for name, (figure, _) in figures.items():
-        figure.savefig(folder / name, dpi=130)
-        pyplot.close(figure)
-    return [folder / name for name in figures]
+    return [folder / name for name in save_figures(figures, folder, dpi=130)]
 
 
 def main(words: list[str] | None = None) -> dict[str, list[dict[str, Any]]]:

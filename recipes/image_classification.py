@@ -11,6 +11,7 @@ import functools
 from typing import Any
 
 from common.arguments import RunArguments
+from common.corruptions import corrupted
 from common.data import Split, Splits, load_splits
 from common.image_models import build_image_model
 from common.images import ImageArguments, ImageModelArguments, augmentation, image_column
@@ -35,7 +36,7 @@ def prepare(model_arguments: ImageModelArguments, data_arguments: ImageArguments
     Raises:
         ValueError: there is no such column or model.
     """
-    column = image_column(splits.train, data_arguments)
+    column, test_column = (image_column(split, data_arguments) for split in (splits.train, splits.test))
     built = build_image_model(model_arguments, data_arguments, splits.label_names, splits.train, column)
 
     def inputs(split: Split, change: Any = None) -> ImageDataset:
@@ -56,6 +57,10 @@ def prepare(model_arguments: ImageModelArguments, data_arguments: ImageArguments
         varied_train=inputs(splits.train, change) if change is not None else None,
         processor=built.processor if saves_itself else None,
         scoring=accuracy_of_choices(),
+        corrupted={
+            name: inputs(corrupted(splits.test, test_column, built.mode, name, data_arguments.corruption_severity))
+            for name in data_arguments.test_corruptions or ()
+        },
         usage="".join(REGISTRATION.format(module=name) for name in own) + image_usage(HERE, built.mode),
     )
 

@@ -26,25 +26,26 @@ from transformers import (
 )
 
 from hf_diversity import DiversityConfig
+from hf_diversity.publishing.commit import HERE
 
 TYPES = (TextModelArguments, LanguageArguments, RunArguments, DiversityConfig, TrainingArguments)
 
-CAUSAL_USAGE = """
+CAUSAL_USAGE = f"""
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-folder = "."  # this folder, or the model's Hub id
+folder = {HERE}
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForCausalLM.from_pretrained(folder).eval()
 tokens = model.generate(**tokenizer("Once upon a time", return_tensors="pt"), max_new_tokens=20)
 print(tokenizer.decode(tokens[0]))
 """
-MASKED_USAGE = """
+MASKED_USAGE = f"""
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-folder = "."  # this folder, or the model's Hub id
+folder = {HERE}
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForMaskedLM.from_pretrained(folder).eval()
-inputs = tokenizer(f"Once upon a {tokenizer.mask_token}", return_tensors="pt")
+inputs = tokenizer(f"Once upon a {{tokenizer.mask_token}}", return_tensors="pt")
 place = inputs["input_ids"][0] == tokenizer.mask_token_id
 print(tokenizer.decode(model(**inputs).logits[0, place].argmax(-1)))
 """

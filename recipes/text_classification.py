@@ -26,16 +26,17 @@ from transformers import (
 
 from hf_diversity import DiversityConfig
 from hf_diversity.data.examples import TextDataset
+from hf_diversity.publishing.commit import HERE
 
 TYPES = (TextModelArguments, TextArguments, RunArguments, DiversityConfig, TrainingArguments)
 
-USAGE = """
+USAGE = f"""
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-folder = "."  # this folder, or the model's Hub id
+folder = {HERE}
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-logits = model(**tokenizer({texts}, return_tensors="pt")).logits
+logits = model(**tokenizer({{texts}}, return_tensors="pt")).logits
 print(model.config.id2label[logits.argmax(-1).item()])
 """
 

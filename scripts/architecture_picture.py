@@ -59,22 +59,22 @@ ROOMS = {
     "layers": Room(
         "Layers and samples", "which activations, which positions",
         (
-            "layers", "output_head", "dummy_inputs", "timm_models", "capture", "replicas", "masks", "frames",
-            "samples",
+            "layers", "output_head", "dummy_inputs", "capture", "replicas", "masks", "frames", "samples",
         ),
         7, 225, 425,
     ),
-    "config": Room("Configuration", "every choice, checked", ("config",), 8, 60, 590),
+    "config": Room("Configuration", "every choice, checked", ("config", "registry"), 8, 60, 590),
     "functional": Room(
         "Measures as pure functions", "(N, D) in, a number out", ("functional", "decorrelation", "orthogonality"),
         9, 225, 425,
     ),
     "kernels": Room("Kernels", "value and gradient; no checks", ("kernels.*",), 10, 225, 425),
-    "data": Room("Data and small networks", "", ("data.*", "cifar_models", "small_models"), 10, 700, 320),
+    "models": Room("Models", "by name", ("models", "timm_models", "cifar_models", "small_models"), 8, 700, 295),
+    "data": Room("Data", "", ("data.*",), 10, 730, 290),
     "base": Room(
         "Base", "shared; imports nothing of the package",
-        ("tensors", "distributed", "module_names", "modes", "compat", "citations", "versions",
-         "environment"), 11, 0, 700,
+        ("tensors", "distributed", "module_names", "modes", "random_states", "paths", "compat", "citations",
+          "versions", "environment", "trainer_metrics"), 11, 0, 700,
     ),
 }  # fmt: skip
 
@@ -192,7 +192,7 @@ _TINTS = {
     "doors": "#F3F3F3", "probe": "#EAF5EF", "callbacks": "#EAF5EF", "plots": "#EAF5EF", "metrics": "#EAF5EF",
     "theory": "#EAF5EF", "diagnostics": "#EAF5EF", "evaluation": "#EAF5EF", "inspection": "#EAF5EF",
     "checkpoints": "#EEF3FA", "cards": "#EEF3FA", "publishing": "#EEF3FA", "config": "#EEF3FA",
-    "data": "#F3F3F3", "base": "#F3F3F3",
+    "models": "#F3F3F3", "data": "#F3F3F3", "base": "#F3F3F3",
 }  # fmt: skip
 _CORE = "#FDF1E7"
 

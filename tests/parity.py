@@ -12,7 +12,7 @@ import torch
 from tiny import Mlp, Rows, arguments, weights
 from transformers import TrainerCallback
 
-from hf_diversity.cards.trainer import FIGURE
+from hf_diversity.cards.card_mixin import FIGURE
 from hf_diversity.config import CONFIG_NAME, STATE_NAME
 
 TIMES = ("_runtime", "_per_second", "_time")

@@ -16,8 +16,9 @@ def trainer(path, callbacks, cls=DiversityTrainer, **more):
     }  # fmt: skip
     data, metrics = more.pop("eval_dataset", Rows(20, seed=1)), more.pop("compute_metrics", None)
     extra = {"diversity": DiversityConfig(gamma=0.7, diversity_weight=0.3)} if cls is DiversityTrainer else {}
+    model = more.pop("model", None) or Mlp()
     made = cls(
-        Mlp(), arguments(path, **{**settings, **more}), train_dataset=Rows(32), eval_dataset=data,
+        model, arguments(path, **{**settings, **more}), train_dataset=Rows(32), eval_dataset=data,
         compute_metrics=metrics, callbacks=callbacks, **extra,
     )  # fmt: skip
     if cls is Trainer:
@@ -101,6 +102,35 @@ def test_tensorboard_gets_scalars_and_images(tmp_path, monkeypatch):
     [tag] = [tag for tag in events.Tags()["scalars"] if tag.endswith("layers/out/mean_similarity")]
     values = [event.value for event in events.Scalars(tag)]
     assert values == pytest.approx([r["layers/out/mean_similarity"] for r in logged(run)], rel=1e-6)
+
+
+class Repeat(torch.nn.Module):
+    def forward(self, x):
+        return x.repeat(1, 3000)
+
+
+class Wide(Mlp):
+    """With a layer of 18,000 units, each of whose matrices would have 2.6 GB."""
+
+    def __init__(self):
+        super().__init__()
+        self.wide = Repeat()
+
+    def forward(self, x, labels=None):
+        self.wide(x)
+        return super().forward(x, labels)
+
+
+def test_layers_that_would_not_fit_into_memory_are_refused_before_training(tmp_path):
+    said = r"the widest 'wide' with 18,000 units, .* 14 GB .*; type LayerDiagnosticsCallback\(layers=\[...\]\) with"
+    run = trainer(tmp_path, [LayerDiagnosticsCallback(layers=["wide"])], model=Wide())
+    for start in (run.train, run.evaluate):
+        with pytest.raises(ValueError, match=said):
+            start()
+    assert run.state.global_step == 0
+    run = trainer(tmp_path, [LayerDiagnosticsCallback(layers=["fc1", "act2"])], model=Wide())
+    run.train()
+    assert len(logged(run)) == 3
 
 
 def test_bad_input(tmp_path):

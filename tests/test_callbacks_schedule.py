@@ -1,5 +1,6 @@
 """The schedule of the weights: its factors, its effect on every step, the log's identity, and resume."""
 
+import json
 import math
 
 import pytest
@@ -33,6 +34,12 @@ def test_factors():
     assert cosine.factor(9, 10) == pytest.approx(0.1)
     assert cosine.factor(4, 10) == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi * 2 / 7)) / 2)
     assert DiversityScheduleCallback(start=1.0).factor(7, 8) == 0
+    held = DiversityScheduleCallback(hold=0.5, decay="linear")
+    assert [held.factor(s, 10) for s in range(10)] == [1] * 6 + [0.75, 0.5, 0.25, 0]
+    first_half = DiversityScheduleCallback(hold=0.5, decay="step")
+    assert [first_half.factor(s, 8) for s in range(8)] == [1] * 4 + [0] * 4
+    middle = DiversityScheduleCallback(start=0.25, warmup=0.25, hold=0.25, decay="step", final=0.1)
+    assert [middle.factor(s, 8) for s in range(8)] == [0, 0, 0, 0.5, 1, 1, 0.1, 0.1]
 
 
 def test_each_step_has_its_factor_and_the_log_adds_up(tmp_path):
@@ -105,6 +112,21 @@ def test_a_resumed_run_goes_on_exactly_and_refuses_another_schedule(tmp_path):
         other.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-3"))
 
 
+def test_a_checkpoint_from_before_hold_is_gone_on_with(tmp_path):
+    saving = {"save_strategy": "steps", "save_steps": 3}
+    trainer(tmp_path, [DiversityScheduleCallback(warmup=0.5)], **saving).train()
+    path = tmp_path / "checkpoint-3" / "trainer_state.json"
+    state = json.loads(path.read_text())
+    del state["stateful_callbacks"]["DiversityScheduleCallback"]["args"]["hold"]
+    path.write_text(json.dumps(state))
+    resumed = trainer(tmp_path, [DiversityScheduleCallback(warmup=0.5)], **saving)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert resumed.state.global_step == 8
+    held = trainer(tmp_path, [DiversityScheduleCallback(warmup=0.5, hold=0.1, decay="step")], **saving)
+    with pytest.raises(ValueError, match="trained with the schedule"):
+        held.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+
+
 def test_a_resumed_run_may_begin_a_schedule_and_says_so(tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr(schedule.logger, "warning_once", said.append)
@@ -125,7 +147,9 @@ def test_a_resumed_run_may_begin_a_schedule_and_says_so(tmp_path, monkeypatch):
         ({"warmup": 1.5}, "warmup is 1.5: it must be a number from 0 to 1"),
         ({"start": True}, "start is True"),
         ({"start": 0.6, "warmup": 0.6}, "exceed the whole training"),
-        ({"decay": "step"}, "decay is 'step': choose from constant, linear, cosine"),
+        ({"warmup": 0.6, "hold": 0.6, "decay": "linear"}, "exceed the whole training"),
+        ({"hold": 0.5}, "hold is 0.5, but no decay comes after it"),
+        ({"decay": "stairs"}, "decay is 'stairs': choose from constant, linear, cosine, step"),
         ({}, "changes nothing"),
     ],
 )

@@ -24,10 +24,9 @@ from transformers import Trainer, TrainingArguments
 
 from hf_diversity import DiversityConfig, DiversityMixin, DiversityTrainer
 from hf_diversity.callbacks import GeneralizationGapCallback
-from hf_diversity.cards import Card, Dataset, Twin, render, save
-from hf_diversity.cards import trainer as card_trainer
+from hf_diversity.cards import Card, Dataset, Twin, card_mixin, render, save
 from hf_diversity.cards.card import metadata
-from hf_diversity.cards.training_log import training_log_rows
+from hf_diversity.cards.log_table import training_log_rows
 
 CARDS = Path(__file__).parent.parent / "model_cards"
 HOSTILE = [
@@ -254,6 +253,8 @@ def test_a_trainer_with_a_card_of_its_own_keeps_it(tmp_path):
     [
         (None, ["/home/me/train.py", "--hub_token", "hf_secret", "--lr", "1", "--note", "two words"], 1,
          "python train.py --hub_token ... --lr 1 --note 'two words'"),
+        (None, ["/home/me/train.py", "--data=/o/d/x y", "--out", "/home/me"], 1,
+         "python train.py '--data=x y' --out '~'"),
         (None, ["/home/me/train.py", "--lr", "1"], 2, "accelerate launch --num_processes 2 train.py --lr 1"),
         ("package.train", ["/home/me/package/train.py", "--lr", "1"], 1, "python -m package.train --lr 1"),
         ("package.__main__", ["/home/me/package/__main__.py"], 1, "python -m package"),
@@ -267,7 +268,7 @@ def test_the_command(monkeypatch, module, words, processes, expected):
     main.__spec__ = ModuleSpec(module, None) if module else None
     monkeypatch.setitem(sys.modules, "__main__", main)
     monkeypatch.setattr(sys, "argv", words)
-    assert card_trainer._command(processes) == expected
+    assert card_mixin._command(processes) == expected
 
 
 def test_a_long_log_keeps_its_last_row():
@@ -339,7 +340,7 @@ def test_evaluation_sets_by_name():
         {"step": 2, "eval_b_loss": 0.7},
         {"step": 2, "gap_a_loss": 0.2},
     ]
-    found = card_trainer._last_evaluations(history, {"a": [], "b": [], "c": []})
+    found = card_mixin._last_evaluations(history, {"a": [], "b": [], "c": []})
     assert found == ({"a": {"loss": 0.6, "accuracy": 0.5}, "b": {"loss": 0.7}}, {"a": {"loss": 0.2}})
 
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from launch import SCRIPTS, launch
 from safetensors.torch import load_file
 from tiny import Images, Mlp, Rows, Sentences, arguments, assert_same, tiny_bert, weights
 from torch import nn
@@ -42,6 +43,26 @@ def test_resume_continues_bit_for_bit_with_its_gamma(tmp_path):
     forgetful = make(tmp_path / "forgetful")
     forgetful.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
     assert tail(whole) != tail(forgetful)
+
+
+def test_every_process_goes_on_with_its_own_gamma(tmp_path, caplog):
+    """Where none is common, by sync="local"."""
+    [line] = [row for row in launch(SCRIPTS / "local_gamma.py", tmp_path).splitlines() if row.startswith("RESULT ")]
+    whole, resumed = json.loads(line.removeprefix("RESULT "))
+    assert whole == resumed
+    own, other = (state["gamma"]["out"] for state in whole["states"])
+    assert own != other
+    saved = json.loads((tmp_path / "checkpoint-3" / "diversity_state.json").read_text())
+    assert saved["gamma"] == saved["processes"][0]["gamma"] != saved["processes"][1]["gamma"]
+
+    alone = DiversityTrainer(
+        model=Mlp(), args=arguments(tmp_path / "alone", max_steps=3), train_dataset=Rows(48),
+        diversity=DiversityConfig(sync="local"),
+    )  # fmt: skip
+    alone.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert alone._regularizer.state_dict(3)["gamma"] == saved["gamma"]
+    assert "has the gammas of 2 processes" in caplog.text
+    assert "this run has 1: each goes on from that of the first" in caplog.text
 
 
 def test_saved_model_reloads_with_its_config(tmp_path):

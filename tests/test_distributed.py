@@ -7,8 +7,8 @@ import torch
 from launch import SCRIPTS, launch
 from packaging.version import Version
 
-from hf_diversity.config import MEASURES, WEIGHT_MEASURES
 from hf_diversity.distributed import mean_over_samples, sum_over_processes, world_size
+from hf_diversity.registry import MEASURES, WEIGHT_MEASURES
 
 
 def results(output):
@@ -18,7 +18,8 @@ def results(output):
 @pytest.mark.parametrize("processes", [2, 3])
 def test_value_and_gradient_are_those_of_one_process_on_the_whole_batch(processes):
     records = results(launch(SCRIPTS / "global_batch.py", processes, processes=processes))
-    assert {r["measure"] for r in records} == {*MEASURES} - {*WEIGHT_MEASURES} and len(records) == 13
+    assert {r["measure"] for r in records} == {*MEASURES, "gram", "laplacian"} - {*WEIGHT_MEASURES}
+    assert len(records) == 17
     for record in records:
         assert record["gradient_size"] > 0.1, record
         for key in ("value", "gradient", "evaluation", "evaluation_norm"):

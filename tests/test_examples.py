@@ -107,6 +107,11 @@ def test_own_loss(main):
     assert trainer.evaluate(data)["eval_loss"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_own_measure(main):
+    with_it, without = main("own_measure"), main("own_measure", diversity_weight=1e-9)
+    assert with_it["before"] == without["before"] and 0 < with_it["after"] < 0.9 * without["after"]
+
+
 def test_own_trainer(main):
     trainer = main("own_trainer")
     steps(trainer)

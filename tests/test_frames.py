@@ -21,7 +21,7 @@ from hf_diversity import DiversityConfig, DiversityTrainer, functional
 from hf_diversity.capture import ActivationCapture
 from hf_diversity.frames import frame_counter, frame_mask
 from hf_diversity.layers import find_layers
-from hf_diversity.masks import position_mask
+from hf_diversity.masks import position_masks
 from hf_diversity.samples import rows_by_layer
 
 SIZE = {
@@ -53,7 +53,7 @@ def rows_of(model, batch, layer):
     capture = ActivationCapture(targets, model.eval())
     with torch.no_grad(), capture.armed() as store:
         model(**batch)
-    masks = {t.name: position_mask(batch, t, model.config.is_encoder_decoder) for t in targets}
+    masks = position_masks(batch, targets, model)
     return rows_by_layer(capture.take(store, False), targets, config, masks)[layer]
 
 

@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_diversity import functional as F
-from hf_diversity.kernels.fourier import release_memory
+from hf_diversity.kernels.polynomials import release_memory
 
 SHAPES = [(2, 2), (5, 7), (3, 40)]
 GAMMAS = [0.1, 1.0, 10.0]

@@ -111,8 +111,8 @@ def test_command_with_a_folder_without_weights(capsys, tmp_path):
 
 def test_command_that_fails_says_what_to_type(capsys, tmp_path):
     for arguments, said in (
-        (["resnet10tt"], "is no timm model; did you mean resnet10t.*OWNER/resnet10tt"),
-        (["nobody/nothing"], "is no timm model.*config.json"),
+        (["resnet10tt"], "neither a timm name nor a folder: did you mean resnet10t.*OWNER/resnet10tt"),
+        (["nobody/nothing"], "neither a local folder with config.json nor on the Hub.*a timm name"),
         (["test_vit", "--match", "no.such"], "matches no module"),
         (["test_vit", "--batch-size", "1"], "needs 2 examples"),
     ):

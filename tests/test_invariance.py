@@ -16,7 +16,7 @@ from tiny import Mlp, Rows, Sentences, arguments, tiny_bert
 
 from hf_diversity import DiversityConfig, DiversityTrainer
 from hf_diversity.bandwidth import MedianGamma
-from hf_diversity.config import COVARIANCE_MEASURES
+from hf_diversity.registry import COVARIANCE_MEASURES
 from hf_diversity.regularizer import DiversityRegularizer
 from hf_diversity.window import Window, kind_of_samples
 

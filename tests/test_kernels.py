@@ -8,18 +8,18 @@ import pytest
 import torch
 
 from hf_diversity import kernels
-from hf_diversity.kernels import cells, dispatch, fourier, tiles
-from hf_diversity.kernels.sine import sine_cosine
+from hf_diversity.kernels import cells, chebyshev, dispatch, series, tiles
+from hf_diversity.kernels.polynomials import Polynomials, release_memory
 
 
 def by_tiles(a, gamma, gradient):
     return tiles.pair_sum_tiles(a, gamma, gradient)
 
 
-def by_fourier(a, gamma, gradient):
+def by_series(a, gamma, gradient):
     low, span = a.amin(1), a.amax(1) - a.amin(1)
-    terms = fourier.terms_needed(float(span.max()) * math.sqrt(gamma), a.dtype)
-    return fourier.pair_sum_fourier(a, low, span, math.sqrt(gamma), terms, gradient).sum() - a.numel()
+    level = chebyshev.level_of(float(span.max()) * math.sqrt(gamma))
+    return series.pair_sum_series(a, low, span, math.sqrt(gamma), level, gradient).sum() - a.numel()
 
 
 def by_sorting(a, gamma, gradient):
@@ -33,7 +33,7 @@ def rows(kind, samples, units):
         a[::2] = rng.uniform(0, 4 * units, (len(a[::2]), units))
         a[0] = rng.standard_normal(units)
         return torch.from_numpy(a)
-    return torch.from_numpy(rng.standard_normal((samples, units)) * {"normal": 1, "equal": 0}[kind])
+    return torch.from_numpy(rng.standard_normal((samples, units)) * {"normal": 1, "wide": 15, "equal": 0}[kind])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -41,7 +41,14 @@ def rows(kind, samples, units):
 @pytest.mark.parametrize("shape", [(1, 1), (1, 2), (7, 3), (9, 200), (40, 131), (3, 1500)])
 @pytest.mark.parametrize(
     ("kernel", "kind"),
-    [(by_tiles, "mixed"), (by_fourier, "normal"), (by_fourier, "equal"), (by_sorting, "mixed"), (by_sorting, "equal")],
+    [
+        (by_tiles, "mixed"),
+        (by_series, "normal"),
+        (by_series, "wide"),
+        (by_series, "equal"),
+        (by_sorting, "mixed"),
+        (by_sorting, "equal"),
+    ],
 )
 def test_kernel_against_the_oracle(kernel, kind, shape, gamma, dtype):
     a = rows(kind, *shape).to(dtype)
@@ -52,6 +59,8 @@ def test_kernel_against_the_oracle(kernel, kind, shape, gamma, dtype):
     relative = 1e-12 if dtype == torch.float64 else 5e-6
     assert abs(total.item() / samples - expected) <= relative * (expected + units)
     scale = max(np.abs(expected_gradient).max(), math.sqrt(gamma) / samples)
+    if kind == "equal":
+        assert kernel is by_tiles or not gradient.any()  # exactly: dead layers are not pushed about
     assert np.abs(gradient.numpy() / samples - expected_gradient).max() <= 10 * relative * scale
     torch.testing.assert_close(kernel(a, gamma, None), total, rtol=1e-9, atol=1e-9 * samples * units)
 
@@ -63,31 +72,73 @@ def test_sorting_by_integer_keys_is_sorting():
     assert sorted(order[0].tolist()) == list(range(a.shape[1]))
 
 
-@pytest.mark.parametrize("terms", [1, 2, 3, 6, 16, 17, 45, 110, 333])
-def test_tables_hold_every_term_and_its_gradient(terms):
-    split = fourier.split_terms(terms, torch.float64)
-    giant, baby, k = split.giant, split.baby, np.sqrt(-4 * split.exponents.numpy()).round().astype(int)
-    assert k.tolist() == list(range(len(k))) and k[-1] >= terms
-    assert 2 * (giant + baby) <= 4 * math.sqrt(terms) + 4  # waves: the point of the split
+@pytest.mark.parametrize(("giant", "baby"), [(1, 3), (2, 7), (6, 3), (14, 15), (5, 23), (33, 31)])
+@pytest.mark.parametrize("stretch", [0.0, 0.3])
+def test_polynomials_are_chebyshevs(giant, baby, stretch):
+    shape = (giant, baby, stretch, 2, 500)
+    buffers = Polynomials(*shape, torch.empty(Polynomials.numbers(*shape), dtype=torch.float64))
+    x = np.linspace(-1, 1, 1000).reshape(2, 500)
+    buffers.argument.copy_(torch.from_numpy(x))
+    buffers.fill()
+    giant_signs, baby_signs = chebyshev.signs(giant, baby)
+    angle = np.arccos(np.clip(x * (1 + stretch - stretch * x**2), -1, 1))[:, None]
+    babies = np.cos(angle * np.arange(baby + 1)[:, None]) * np.array(baby_signs)[:, None]
+    giants = np.cos(angle * (baby + 1) * np.arange(giant + 1)[:, None]) * np.array(giant_signs)[:, None]
+    np.testing.assert_allclose(buffers.baby, babies, atol=1e-11)
+    np.testing.assert_allclose(buffers.giant, giants, atol=1e-9)
+    slopes = np.random.default_rng(0).standard_normal((2, giant + 1, baby + 1))
+    pulled = buffers.pull(torch.from_numpy(slopes), torch.empty(2, 500, dtype=torch.float64))
+    slope = 1 + stretch - 3 * stretch * x**2 if stretch else 1
+    expected = np.einsum("iqr,iqn,irn->in", slopes, giants, babies) * slope
+    np.testing.assert_allclose(pulled, expected, atol=1e-8 * giant)
 
-    x = np.random.default_rng(0).uniform(-3, 3, 5)
-    stride = 2 * baby + 1
-    giants = np.stack([np.cos(q * stride * x) if q <= 0 else np.sin(q * stride * x) for q in range(-giant, giant + 1)])
-    babies = np.stack([np.cos(r * x) if r <= 0 else np.sin(r * x) for r in range(-baby, baby + 1)])
-    products = torch.from_numpy(giants @ babies.T)
-    one_term_each = torch.eye(len(k), dtype=torch.float64)
-    same, opposite = fourier.quadratic_form(one_term_each, split)
-    form = (products * (same * products + opposite * products.flip(0, 1))).sum((1, 2)) / 2
-    waves = np.exp(1j * np.outer(k, x))
-    total = waves.sum(1)
-    weight = np.where(k == 0, 0.5, 1.0)  # c_0 is given as twice its value
-    np.testing.assert_allclose(form, weight * np.abs(total) ** 2, atol=1e-11)
 
-    first, second = fourier.slope_weights(one_term_each, split)
-    slopes = (first * products.flip(0) + second * products.flip(1)).numpy()
-    gradient = np.einsum("kqr,qn,rn->kn", slopes, giants, babies)
-    expected = 2 * np.real(np.conj(total)[:, None] * 1j * k[:, None] * waves)
-    np.testing.assert_allclose(gradient, expected, atol=1e-9 * len(k))
+def expanded(span, offset):
+    """Kernel and derivative between many places, as the matrices of float32 have them, in float64, and as they are."""
+    expansion = chebyshev.expansion(span, torch.float32, (offset,))
+    count = (expansion.giant + 1) * (expansion.baby + 1)
+    x = np.cos(np.linspace(0, np.pi, 301))
+    shape = (expansion.giant, expansion.baby, expansion.stretch, 1, len(x))
+    buffers = Polynomials(*shape, torch.empty(Polynomials.numbers(*shape), dtype=torch.float64))
+    buffers.argument.copy_(torch.from_numpy(x))
+    buffers.fill()
+    products = (buffers.giant[0][:, None] * buffers.baby[0]).reshape(count, -1).T
+    both = products @ expansion.matrices.double()  # a row for each source
+    slope = buffers.slope[0, 0] if expansion.stretch else 1
+    difference = x - x[:, None] - offset  # of the target, less the source
+    exact = np.exp(-((span / 2 * difference) ** 2))
+    derivative = 2 * -2 * (span / 2) ** 2 * difference * exact
+    return both[:, :count] @ products.T, exact, (both[:, count:] @ products.T) * slope, derivative
+
+
+LEVELS = [*range(0, 260, 7), *range(126, 132)]  # on both sides of where places begin to be stretched
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_series_is_the_kernel_within_eps(level):
+    span = chebyshev.span_of(level)
+    offsets = (0.0, 2.0, -2.0) if span < chebyshev._LONG else (0.0,)
+    for offset in offsets:
+        value, exact, slope, derivative = expanded(span, -offset)
+        assert exact.max() > 0.9 and np.abs(derivative).max() > 0.1  # not vacuous
+        rounding = 2e-6  # of matrices in float32, relative to their largest sums
+        np.testing.assert_allclose(value, exact, atol=2.5e-7 + rounding)
+        np.testing.assert_allclose(slope, derivative, atol=span * (5e-5 + rounding))
+
+
+def test_levels_of_tensors_are_those_of_numbers_and_reach_their_spans():
+    spans = torch.tensor([0.0, 0.3, 1.0, 1.001, 7.0, 123.0, 2000.0])
+    levels = chebyshev.levels_of(spans).tolist()
+    assert levels == [chebyshev.level_of(float(span)) for span in spans]
+    assert all(chebyshev.span_of(level) >= span * (1 - 1e-6) for level, span in zip(levels, spans, strict=True))
+    assert all(chebyshev.span_of(level - 1) < span for level, span in zip(levels[3:], spans[3:], strict=True))
+
+
+@pytest.mark.parametrize("terms", [*range(1, 70), 100, 333, 900])
+def test_steps_reach_the_terms_with_few_polynomials(terms):
+    steps = chebyshev.cheapest_steps(terms)
+    assert (steps.giant + 1) * (steps.baby + 1) >= terms
+    assert steps.giant + steps.baby <= 2.6 * math.sqrt(terms) + 3  # the point of two kinds of steps
 
 
 def test_a_second_backward_pass_gives_the_same_gradient():
@@ -101,8 +152,9 @@ def test_a_second_backward_pass_gives_the_same_gradient():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_what_is_kept_between_calls_was_made_for_all_modes(dtype):
-    fourier.release_memory()
-    fourier._split.cache_clear()
+    release_memory()
+    chebyshev.expansion.cache_clear()
+    chebyshev.terms_needed.cache_clear()
     a = torch.randn(6, 77, dtype=dtype)
     with torch.inference_mode(), torch.device("meta"):
         first = kernels.pair_sum(a, 0.7)
@@ -111,30 +163,20 @@ def test_what_is_kept_between_calls_was_made_for_all_modes(dtype):
     assert torch.equal(first, kernels.pair_sum(a, 0.7)) and leaf.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_sine_and_cosine(dtype):
-    angle = torch.linspace(-math.pi / 2, math.pi / 2, 20001, dtype=dtype)
-    square, sine, cosine = torch.empty(3, len(angle), dtype=dtype)
-    sine_cosine(angle, square, sine, cosine)
-    precise = 2e-7 if dtype == torch.float32 else 1e-15
-    np.testing.assert_allclose(sine, np.sin(angle.double()), rtol=precise)
-    np.testing.assert_allclose(cosine, np.cos(angle.double()), atol=precise)
-
-
 @pytest.mark.parametrize(
     ("activations", "expected"),
     [
-        (torch.randn(16, 24), "tiles"),
-        (torch.randn(16, 512), "fourier"),
-        (torch.randn(16, 512) + 1e4, "fourier"),
-        (torch.zeros(16, 512), "fourier"),
+        (torch.randn(16, 8), "tiles"),
+        (torch.randn(16, 512), "series"),
+        (torch.randn(16, 512) + 1e4, "series"),
+        (torch.zeros(16, 512), "series"),
         (torch.linspace(0, 1e5, 512).repeat(16, 1), "sorted"),
-        (torch.linspace(0, 1e5, 100).repeat(16, 1), "tiles"),
+        (torch.linspace(0, 1e5, 60).repeat(16, 1), "tiles"),
     ],
 )
 def test_the_rule_picks_the_kernel_by_cost(activations, expected, monkeypatch):
     used = []
-    for name in ("tiles", "fourier", "sorted"):
+    for name in ("tiles", "series", "sorted"):
         original = getattr(dispatch, f"pair_sum_{name}")
         monkeypatch.setattr(
             dispatch,
@@ -148,11 +190,11 @@ def test_the_rule_picks_the_kernel_by_cost(activations, expected, monkeypatch):
 def test_one_outlier_does_not_tax_the_other_rows():
     a = torch.randn(512, 256)
     a[3, 5] = 1e4
-    terms = fourier.terms_of_rows(a.amax(1) - a.amin(1))
-    buckets = dispatch._buckets(terms, 160.0, 256)
+    levels = chebyshev.levels_of(a.amax(1) - a.amin(1))
+    buckets = dispatch._buckets(levels, 240, 256)
     assert [members.tolist() for members, number in buckets if number is None] == [[3]]
     assert sorted(torch.cat([members for members, _ in buckets]).tolist()) == list(range(512))
-    assert all(terms[members].max() <= number < 40 for members, number in buckets if number is not None)
+    assert all(levels[members].max() <= number < 130 for members, number in buckets if number is not None)
 
 
 @pytest.mark.parametrize("name", ["pair_sum", "similarity", "similarity_gradient"])

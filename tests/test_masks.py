@@ -9,7 +9,7 @@ from torch import nn
 from hf_diversity import DiversityConfig
 from hf_diversity.capture import ActivationCapture, LayerTarget
 from hf_diversity.layers import count_prefix_tokens, find_layers
-from hf_diversity.masks import position_mask
+from hf_diversity.masks import is_encoder_decoder, position_mask
 from hf_diversity.regularizer import DiversityRegularizer
 from hf_diversity.samples import rows_by_layer
 from hf_diversity.timm_models import wrap_timm_model
@@ -164,3 +164,9 @@ def test_unit_axis_can_be_set():
     for wrong, activations in ((4, maps), (2, maps[:, :, 0, 0])):
         with pytest.raises(ValueError, match=f"unit_axis is {wrong}.*layer 'act'.*unit_axis=None"):
             rows_by_layer({"act": [activations]}, [target], DiversityConfig(unit_axis=wrong), {})
+
+
+def test_an_encoder_decoder_is_one_inside_its_wrappers():
+    model = tiny_transformer("BartForConditionalGeneration")
+    assert is_encoder_decoder(model) and is_encoder_decoder(nn.DataParallel(model))
+    assert not is_encoder_decoder(tiny_bert()) and not is_encoder_decoder(nn.Linear(2, 2))

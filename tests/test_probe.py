@@ -298,10 +298,11 @@ def test_a_processor_that_does_not_normalise_may_have_any_channels(tmp_path):
 
 
 def test_a_processor_of_other_channels_than_the_models_is_refused(tmp_path):
-    """What timm leaves for in_chans=1."""
-    wrap_timm_model(tiny_timm("test_resnet")).save_pretrained(tmp_path / "mine")
+    image_folder(tmp_path / "mine")
+    ViTImageProcessor(size={"height": 28, "width": 28}).save_pretrained(tmp_path / "processor")
+    settings = ProbeSettings(dataset="embedded", processor=str(tmp_path / "processor"), **SMALL)
     with pytest.raises(ValueError, match=r"takes images of 1 channel\(s\), and its image processor normalises 3"):
-        probe(str(tmp_path / "mine"), ProbeSettings(dataset="embedded", **SMALL), progress=False)
+        probe(str(tmp_path / "mine"), settings, progress=False)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,12 @@ import timm
 import torch
 from architectures import tiny_transformer
 from safetensors.torch import load_file, save_file
-from tiny import tiny_timm
+from timm.data.loader import adapt_to_chs
+from tiny import timm_folder, tiny_timm
 from tiny_text_folders import bert_folder
 from transformers import AutoModelForSequenceClassification, BertForMaskedLM
 
+from hf_diversity.data import load_embedded
 from hf_diversity.probe import ProbeSettings, load_model
 from hf_diversity.timm_models import wrap_timm_model
 
@@ -31,14 +33,33 @@ def test_folder_of_a_wrapped_timm_model(tmp_path, form):
     assert (loaded.name, loaded.modality, loaded.mode) == ("mine", "image", "L") and not loaded.model.training
 
 
+def test_grey_pictures_are_normalised_by_the_average_over_channels(tmp_path):
+    """As timm's loader does where a model made with in_chans=1 keeps mean and std of three channels."""
+    picture = load_embedded()["test"][0]["image"]
+    wrap_timm_model(tiny_timm("test_resnet")).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+
+    def seen(mean, std):
+        """The picture as the model would see it, back in [0, 1] by what timm makes of mean and std; and the notes."""
+        config["pretrained_cfg"] |= {"mean": mean, "std": std}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        loaded = load_model(str(tmp_path), EMBEDDED)
+        pixels = loaded.processor(picture, return_tensors="pt")["pixel_values"]
+        [mean], [std] = adapt_to_chs(mean, 1), adapt_to_chs(std, 1)
+        return pixels * std + mean, loaded.notes
+
+    pixels, [note] = seen((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert pixels.shape == (1, 1, 160, 160) and pixels.min() > -1e-6 and 0.5 < pixels.max() < 1 + 1e-6
+    assert "averages, 0.449 and 0.226, were taken, as timm does" in note and '"mean": [...]' in note
+    for mean, std in (((0.25,), (0.5,)), ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))):
+        same_pixels, notes = seen(mean, std)
+        torch.testing.assert_close(same_pixels, pixels, rtol=0, atol=1e-5)
+        assert notes == ()
+
+
 def test_folder_in_timms_own_layout(tmp_path):
-    """config.json with `architecture` and no model_type, weights under timm's names."""
-    model = tiny_timm("test_resnet", in_chans=3)
-    (tmp_path / "own").mkdir()
-    save_file(model.state_dict(), tmp_path / "own" / "model.safetensors")
-    config = {"architecture": "test_resnet", "num_classes": 4, "pretrained_cfg": model.pretrained_cfg}
-    (tmp_path / "own" / "config.json").write_text(json.dumps(config, default=list))
-    loaded = load_model(str(tmp_path / "own"), EMBEDDED)
+    folder, model = timm_folder(tmp_path / "own")
+    loaded = load_model(str(folder), EMBEDDED)
     same(loaded.model.timm_model, model)
     assert loaded.mode == "RGB"
 
@@ -49,7 +70,7 @@ def test_timm_name_with_a_file_of_weights(tmp_path):
     save_file(model.state_dict(), tmp_path / "mine.safetensors")
     loaded = load_model("test_resnet", ProbeSettings(dataset="embedded", weights=str(tmp_path / "mine.safetensors")))
     same(loaded.model.timm_model, model)
-    assert loaded.name == "test_resnet" and "file" not in loaded.model.config.pretrained_cfg.values()
+    assert loaded.name == "test_resnet" and "file" not in loaded.model.config.pretrained_cfg
 
 
 @pytest.mark.parametrize(
@@ -144,7 +165,7 @@ def test_what_cannot_be_loaded_says_what_to_type(tmp_path, kind, message):
     ("source", "settings", "message"),
     [
         ("./nowhere", {}, "no such folder"),
-        ("resnet1", {}, r"is no timm name \(timm has .*resnet1"),
+        ("resnet1", {}, "neither a timm name nor a folder: did you mean .*resnet1"),
         ("test_resnet", {"weights": "nowhere.safetensors"}, "must be such a file"),
         ("test_resnet", {}, "pretrained weights of timm's 'test_resnet' could not be had; type --weights FILE"),
     ],

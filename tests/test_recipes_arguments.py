@@ -162,6 +162,7 @@ def test_processes_that_would_train_apart_are_refused(config, monkeypatch):
 def test_published_text_has_no_machine_paths(monkeypatch):
     assert without_paths("/home/someone/data/cifar10") == "cifar10"
     assert without_paths("~/data/x.parquet") == "x.parquet"
+    assert without_paths("/home/someone") == "~", "the last part is a person's name"
     assert without_paths("recipes/configs/demo.yaml") == "recipes/configs/demo.yaml"
     assert without_paths("uoft-cs/cifar10 https://hf.co/a/b 1/2") == "uoft-cs/cifar10 https://hf.co/a/b 1/2"
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)

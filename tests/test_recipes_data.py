@@ -244,7 +244,7 @@ def test_a_transformers_folder_from_scratch_and_pretrained(tmp_path):
 @pytest.mark.parametrize(
     ("model", "kwargs", "message"),
     [
-        ("resnet1", {}, "neither a timm architecture nor a folder: did you mean '.*resnet1"),
+        ("resnet1", {}, "neither a timm name nor a folder: did you mean .*resnet1"),
         ("test_resnet", {"model_args": {"depht": 3}}, "failed with model_args {'depht': 3}"),
         ("test_resnet", {"model_args": {"in_chans": 5}}, "in_chans is 5"),
         ("test_resnet", {"weights": "nowhere.safetensors"}, "nowhere.safetensors: no such file"),

@@ -4,8 +4,10 @@ import oracles
 import pytest
 import torch
 
-from hf_diversity.config import DiversityConfig
+from hf_diversity.citations import BY_MEASURE
+from hf_diversity.config import MEASURES, DiversityConfig
 from hf_diversity.regularizer import DiversityRegularizer, NonFiniteRegularizerError
+from hf_diversity.weight_regularizer import WeightRegularizer
 
 
 def similarity_by_definition(rows, gamma):
@@ -145,6 +147,9 @@ def test_config_and_citation_are_attached():
     assert regularizer.get_config_dict()["measure"] == "logdet"
     assert "WLD-Reg" in regularizer.citation
     assert DiversityRegularizer(DiversityConfig(measure="none", activation_weight=1.0)).citation is None
+    assert "Variance-Covariance" in DiversityRegularizer(DiversityConfig(measure="vcreg")).citation
+    assert "Orthogonality" in WeightRegularizer(DiversityConfig(measure="srip")).citation
+    assert {*BY_MEASURE} == {*MEASURES} - {"none"}, "every measure has a source"
 
 
 @pytest.mark.parametrize("measure", ["direct", "logdet"])

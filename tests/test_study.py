@@ -170,7 +170,7 @@ def test_every_configuration_is_understood_and_trains(config, tmp_path):
     found, _ = read_study(config)
     assert (
         found.reference == "baseline"
-        and len(found.seeds) >= (3 if config.stem.startswith("map_") else 5)
+        and len(found.seeds) >= (3 if config.stem.startswith(("map_", "resnet_")) else 5)
         and found.budget >= 3
     )
     worker = Worker(found, Ledger(Path("unused")))

@@ -112,8 +112,11 @@ def test_holms_correction(p_values):
     assert holm(p_values) == pytest.approx(expected, nan_ok=True)
 
 
-def filled(study, effect=0.03, diverged=(), skip=(), best=1):
-    """Records of all runs: setting `best` is the best on validation, and `direct` gains `effect` on test."""
+def filled(study, effect=0.03, diverged=(), skip=(), best=1, corruptions=()):
+    """Records of all runs: setting `best` is the best on validation, and `direct` gains `effect` on test.
+
+    Under corruption it gains four times that.
+    """
     generator = np.random.default_rng(0)
     of_seed = {seed: generator.normal(scale=0.02) for seed in study.seeds}
     records = {}
@@ -140,6 +143,9 @@ def filled(study, effect=0.03, diverged=(), skip=(), best=1):
                     "calibration_error": 0.1 + generator.normal(scale=0.01),
                 },
             }
+            for place, name in enumerate([*corruptions, "corrupted"] if corruptions else ()):
+                accuracy = test - 0.1 * (1 + place) + 3 * gain + generator.normal(scale=0.004)
+                split[f"test_{name}"] = {"accuracy": accuracy, "loss": 2 - accuracy, "calibration_error": 0.2}
             gaps = {"test": {"accuracy": 1.0 - test, "loss": 1.3 - test}}
             done = {"metrics": split, "gaps": gaps, "similarity": {"after": {"fc": layer}}}
             is_done = (run.method, run.seed) not in diverged
@@ -154,9 +160,8 @@ def filled(study, effect=0.03, diverged=(), skip=(), best=1):
 
 def three_methods(**changes):
     methods = {**tiny()["methods"], "norm only": {"grid": {"activation_weight": [0.1, 0.2]}}}
-    return make_study(
-        tiny(methods=methods, seeds=8, conditions={"clean": {}, "noise": {"label_noise": 0.4}}, **changes), "t"
-    )
+    changes = {"conditions": {"clean": {}, "noise": {"label_noise": 0.4}}, **changes}
+    return make_study(tiny(methods=methods, seeds=8, **changes), "t")
 
 
 def test_the_analysis_is_that_of_the_records():
@@ -241,6 +246,47 @@ def test_without_an_effect_nothing_is_claimed_and_harm_is_said(tmp_path):
     page = write(tmp_path, study, filled(study, effect=-0.05))
     assert re.search(r"test accuracy: worse: direct \(-0\.05\d\d\)\.", page.split("## clean")[1])
     assert re.search(r"test loss: worse: direct \(\+0\.05\d\d\)\.", page.split("## clean")[1])
+
+
+def test_corrupted_test_images_have_tables_of_their_own(tmp_path):
+    names = ["gaussian_noise", "contrast"]
+    conditions = {"clean": {}, "shifted": {"test_corruptions": names, "corruption_severity": 4}}
+    study = three_methods(conditions=conditions)
+    records = filled(study, corruptions=names)
+    found = analyse(study, records)
+    runs = study.final_runs("shifted", dict.fromkeys(study.methods, 1))
+    own = {(run.method, run.seed): records[run.id]["metrics"] for run in runs}
+    for split in ("test_gaussian_noise", "test_contrast", "test_corrupted"):
+        columns = [[own[method, seed][split]["accuracy"] for seed in range(8)] for method in ("direct", "baseline")]
+        one = found["shifted"]["direct"].differences[f"{split}_accuracy"]
+        assert one.difference.mean == pytest.approx(np.subtract(*columns).mean()) and one.difference.mean > 0.1
+        differences = np.subtract(*columns)
+        assert one.p == pytest.approx(t_two_sided(differences.mean() / (differences.std(ddof=1) / 8**0.5), 7))
+        # Two comparisons of this measure: the other condition has none
+        ps = [found["shifted"][method].differences[f"{split}_accuracy"].p for method in ("direct", "norm only")]
+        adjusted = found["shifted"]["direct"].adjusted_p[f"{split}_accuracy"]
+        assert adjusted == pytest.approx(min(1, 2 * min(ps)) if ps[0] == min(ps) else max(ps)) and adjusted < 0.05
+    assert "test_corrupted_accuracy" not in found["clean"]["direct"].values
+    page = write(tmp_path, study, records)
+    assert "severity 4" in page.split("## shifted")[1] and "On corrupted" not in page.split("## shifted")[0]
+    table = rows(page, "shifted")
+    heads = ["mean accuracy under corruption", "mean loss under corruption", "mean calibration error under corruption"]
+    heads += ["accuracy under gaussian_noise", "accuracy under contrast"]
+    assert table.count(["method", *heads]) == 2, "means and differences"
+    interval = found["shifted"]["direct"].differences["test_contrast_accuracy"].difference
+    cell = f"{interval.mean:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}] *"
+    assert [row[-1] for row in table if row[0] == "direct"].count(cell) == 1
+    assert "- mean accuracy under corruption: better than baseline: direct (+0.1" in page.split("## shifted")[1]
+    assert "mean accuracy under corruption" in page.split("<details>")[2].split("</details>")[0]
+    assert "translation excepted" in page and "translation excepted" not in write(
+        tmp_path, three_methods(), filled(three_methods())
+    )
+    from matplotlib import pyplot
+
+    figure, axes = difference_figure(found, "baseline")
+    assert [axis.get_title() for axis in axes][-1] == heads[0] and len(axes) == 6
+    assert [bar.lines[0].get_xdata()[0] for bar in axes[-1].containers][0] > 0.1 and len(axes[-1].containers) == 2
+    pyplot.close(figure)
 
 
 def test_different_machines_are_told(tmp_path):

@@ -156,6 +156,27 @@ def test_a_regulariser_that_is_not_finite_is_a_result_too(tmp_path):
     assert record["status"] == "diverged" and "not finite" in record["error"]
 
 
+def test_final_runs_are_tested_under_corruption_and_those_that_choose_are_not(tmp_path):
+    arguments = {**tiny()["arguments"], "test_corruptions": ["contrast", "gaussian_noise"], "num_train_epochs": 4}
+    study = make_study(tiny(arguments=arguments), "test")
+    worker = Worker(study, Ledger(tmp_path))
+    tuning = worker.execute(next(study.tuning_runs("clean", {})), tmp_path / "run")
+    assert set(tuning["metrics"]) == {"train", "validation"}
+    made, original = [], ImageDataset._make
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImageDataset, "_make", lambda self, places: made.extend(places) or original(self, places))
+        finals = [run for run in study.final_runs("clean", {"baseline": 0, "direct": 0}) if run.seed == 0]
+        records = [worker.execute(run, tmp_path / "run") for run in finals]
+    assert len(made) == 64 + 40 + 3 * 50, "once for both methods"
+    for record in records:
+        metrics = record["metrics"]
+        for name in ("accuracy", "loss", "calibration_error"):
+            own = [metrics[f"test_{kind}"][name] for kind in ("contrast", "gaussian_noise")]
+            assert metrics["test_corrupted"][name] == pytest.approx(sum(own) / 2)
+        assert len({metrics[split]["loss"] for split in metrics}) == 6
+        assert record["fields"]["test_corruptions"] == ["contrast", "gaussian_noise"]
+
+
 def test_data_are_loaded_and_made_once_for_runs_on_the_same_examples(tmp_path, monkeypatch):
     study = make_study(tiny(), "test")
     worker = Worker(study, Ledger(tmp_path))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 
 import timm
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import BertConfig, BertForSequenceClassification, TrainerCallback, TrainingArguments
@@ -107,6 +109,16 @@ def tiny_timm(name="test_vit", **kwargs):
     torch.manual_seed(0)
     arguments = {"num_classes": 4, "in_chans": 1, **({"img_size": 32} if "vit" in name else {}), **kwargs}
     return timm.create_model(name, **arguments)
+
+
+def timm_folder(folder):
+    """A folder as timm writes it: config.json with `architecture` and no model_type, weights under timm's names."""
+    model = tiny_timm("test_resnet", in_chans=3)
+    folder.mkdir()
+    save_file(model.state_dict(), folder / "model.safetensors")
+    config = {"architecture": "test_resnet", "num_classes": 4, "pretrained_cfg": model.pretrained_cfg}
+    (folder / "config.json").write_text(json.dumps(config, default=list))
+    return folder, model
 
 
 def arguments(path, **kwargs):

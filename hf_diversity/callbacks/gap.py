@@ -10,10 +10,9 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import default_compute_objective
 
 from ..diagnostics import generalization_gaps
+from ..trainer_metrics import bare_metrics
 from .bound import Session, TrainerBoundCallback, evaluation_prefix, some_examples
 from .unnoticed import unnoticed
-
-_TECHNICAL = ("runtime", "samples_per_second", "steps_per_second", "jit_compilation_time", "model_preparation_time")
 
 
 class _GapSession(Session):
@@ -110,7 +109,7 @@ class GeneralizationGapCallback(TrainerBoundCallback):
         if metrics is None or prefix is None:
             return
         trainer = self._trainer_of(state)
-        gaps = generalization_gaps(self._train_metrics(trainer), _plain(metrics, prefix), self.lower_is_better)
+        gaps = generalization_gaps(self._train_metrics(trainer), bare_metrics(metrics, prefix), self.lower_is_better)
         added = {f"{prefix}_gap_{name}": value for name, value in gaps.items()}
         self._added.update(added)
         metrics.update(added)
@@ -130,7 +129,7 @@ class GeneralizationGapCallback(TrainerBoundCallback):
                 prediction_loss_only=True if trainer.compute_metrics is None else None,
                 metric_key_prefix="train",
             )
-        found = _plain(output.metrics, "train")
+        found = bare_metrics(output.metrics, "train")
         session.known = (step, found)
         return found
 
@@ -140,9 +139,3 @@ def _objective_without(
 ) -> float:
     """The objective of a search, as it is without the callback; Trainer's default sums all metrics."""
     return objective({key: value for key, value in metrics.items() if key not in added})
-
-
-def _plain(metrics: dict[str, float], prefix: str) -> dict[str, float]:
-    """Metrics by their bare names, without times and counts."""
-    found = {key.removeprefix(f"{prefix}_"): value for key, value in metrics.items() if key.startswith(f"{prefix}_")}
-    return {key: value for key, value in found.items() if key not in _TECHNICAL and isinstance(value, int | float)}

@@ -9,10 +9,13 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.utils import logging
 
 from ..config import DiversityConfig
+from ..data_pass import iterate_rows
 from ..diagnostics import LayerDiagnostics, measure_diagnostics
+from ..diagnostics.memory import check_memory
+from ..distributed import world_size
 from ..layers import find_layers
 from ..weight_regularizer import find_weighted_layers
-from .bound import TrainerBoundCallback, evaluation_prefix, some_examples
+from .bound import Session, TrainerBoundCallback, evaluation_prefix, some_examples
 from .unnoticed import unnoticed
 
 logger = logging.get_logger(__name__)
@@ -31,6 +34,10 @@ _LOGGED = (
 )
 
 
+class _Session(Session):
+    fits = False
+
+
 class LayerDiagnosticsCallback(TrainerBoundCallback):
     """Measures layers on evaluation examples and logs the numbers as `layers/<layer>/<quantity>`.
 
@@ -39,7 +46,9 @@ class LayerDiagnosticsCallback(TrainerBoundCallback):
 
     Cost: for each `every`-th evaluation a forward pass over `samples` examples, and for a layer of D units two D x D
     similarities and two eigenvalue problems: 0.06, 0.6 and 11 seconds at D = 128, 512 and 2,048 with 512 samples, on a
-    busy CPU core. It draws no random number. One instance may serve several trainers.
+    busy CPU core; and memory for some D x D matrices in float64, no activations. Layers that would need more than 8 GB
+    are refused when training starts, by a forward pass of one example. It draws no random number. One instance may
+    serve several trainers.
 
     Args:
         layers: names and patterns, as in `DiversityConfig`; None for the layers of the trainer's regulariser.
@@ -52,8 +61,11 @@ class LayerDiagnosticsCallback(TrainerBoundCallback):
         seed: draws the examples.
 
     Raises:
-        ValueError: a number is below 1; when training starts: there are no examples, or a layer does not exist.
+        ValueError: a number is below 1; when training starts: there are no examples, a layer does not exist, or the
+            layers are too wide for the memory.
     """
+
+    _session_type = _Session
 
     def __init__(
         self,
@@ -77,7 +89,9 @@ class LayerDiagnosticsCallback(TrainerBoundCallback):
     ) -> None:
         """Refuse what could only fail at the first evaluation."""
         super().on_train_begin(args, state, control, **kwargs)
-        self._examples_of(self._trainer_of(state))
+        trainer = self._trainer_of(state)
+        with unnoticed(trainer):
+            self._check_memory(trainer)
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -110,11 +124,21 @@ class LayerDiagnosticsCallback(TrainerBoundCallback):
 
         Args:
             trainer: one of the trainers that have this callback; None for the one that was bound last.
+
+        Raises:
+            ValueError: the layers are too wide for the memory.
         """
         trainer = self.trainer if trainer is None else trainer
+        self._check_memory(trainer)
+        model, config, gammas = self._plan(trainer)
+        loader = self._loader_of(trainer)
+        return measure_diagnostics(model, loader, config, gammas, accelerator=trainer.accelerator)
+
+    def _plan(self, trainer: Any) -> tuple[Any, DiversityConfig, dict[str, float]]:
+        """The model, which of its layers, and the gammas that are known."""
         model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
         config = getattr(trainer, "diversity", None) or DiversityConfig()
-        gammas = {}
+        gammas: dict[str, float] = {}
         if self.layers is None and config.is_of_weights:
             weighted = list(find_weighted_layers(model, config.layers))
             config = DiversityConfig(layers=weighted, samples=config.samples, unit_axis=config.unit_axis)
@@ -126,16 +150,28 @@ class LayerDiagnosticsCallback(TrainerBoundCallback):
                     gammas[name] = float(gamma)
         else:
             config = DiversityConfig.from_dict({**config.to_dict(), "layers": self.layers, "gamma": "median"})
-        loader = self._loader_of(trainer)
-        return measure_diagnostics(model, loader, config, gammas, accelerator=trainer.accelerator)
+        return model, config, gammas
 
-    def _examples_of(self, trainer: Any) -> Any:
+    def _check_memory(self, trainer: Any) -> None:
+        """Refuse layers that are too wide, by an example for each process; once in a training."""
+        session = self._sessions[trainer]
+        if session.fits:
+            return
+        model, config, _ = self._plan(trainer)
+        few = trainer.get_test_dataloader(self._examples_of(trainer, world_size()))
+        units: dict[str, int] = {}
+        for rows in iterate_rows(model, few, config, accelerator=trainer.accelerator):
+            units = {name: values.shape[1] for name, values in rows.items()}
+        check_memory(units, f"type {type(self).__name__}(layers=[...]) with fewer or narrower ones")
+        session.fits = True
+
+    def _examples_of(self, trainer: Any, most: int | None = None) -> Any:
         data = self.dataset if self.dataset is not None else trainer.eval_dataset
         if isinstance(data, dict):
             data = next(iter(data.values()))
         if data is None:
             raise ValueError("there are no examples to measure layers on; type dataset=... for the callback")
-        return some_examples(data, self.samples, self.seed, "dataset")
+        return some_examples(data, min(self.samples, most or self.samples), self.seed, "dataset")
 
     def _draw(self, trainer: Any, measured: dict[str, LayerDiagnostics], step: int) -> None:
         boards = [c for c in trainer.callback_handler.callbacks if isinstance(c, TensorBoardCallback)]

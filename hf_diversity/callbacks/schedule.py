@@ -13,7 +13,7 @@ from .bound import TrainerBoundCallback
 
 logger = logging.get_logger(__name__)
 
-DECAYS = ("constant", "linear", "cosine")
+DECAYS = ("constant", "linear", "cosine", "step")
 
 
 class DiversityScheduleCallback(TrainerBoundCallback, ExportableState):
@@ -27,30 +27,41 @@ class DiversityScheduleCallback(TrainerBoundCallback, ExportableState):
     Args:
         start: share of training before which the factor is 0.
         warmup: share of training over which it then rises from 0 to 1, linearly.
-        decay: "constant", "linear" or "cosine": how it falls from there to `final` at the last step.
+        decay: how it falls from there: "constant" (not at all), "linear" or "cosine", to `final` at the last step, or
+            "step", to `final` at once.
         final: the factor at the end of a decay.
+        hold: share of training over which it stays 1 between warm-up and decay.
 
     Raises:
         ValueError: a share is out of range, or an unknown decay; when training starts: the checkpoint was trained with
             another schedule.
     """
 
-    def __init__(self, start: float = 0.0, warmup: float = 0.0, decay: str = "constant", final: float = 0.0):
+    def __init__(
+        self,
+        start: float = 0.0,
+        warmup: float = 0.0,
+        decay: str = "constant",
+        final: float = 0.0,
+        hold: float = 0.0,
+    ):
         """See the class."""
-        for name, value in (("start", start), ("warmup", warmup), ("final", final)):
+        for name, value in (("start", start), ("warmup", warmup), ("final", final), ("hold", hold)):
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
                 raise ValueError(f"{name} is {value!r}: it must be a number from 0 to 1; type {name}=0.1")
-        if start + warmup > 1:
+        if start + warmup + hold > 1:
             raise ValueError(
-                f"start {start} and warmup {warmup} together exceed the whole training; type smaller shares, say "
-                "warmup=0.1"
+                f"start {start}, warmup {warmup} and hold {hold} together exceed the whole training; type smaller "
+                "shares, say warmup=0.1"
             )
         if decay not in DECAYS:
             raise ValueError(f"decay is {decay!r}: choose from {', '.join(DECAYS)}")
+        if hold and decay == "constant":
+            raise ValueError(f'hold is {hold}, but no decay comes after it: type decay="linear", or leave hold out')
         if start == warmup == 0 and decay == "constant":
             raise ValueError('this schedule changes nothing: type warmup=0.1, start=0.5 or decay="linear"')
         super().__init__()
-        self.start, self.warmup, self.decay, self.final = start, warmup, decay, final
+        self.start, self.warmup, self.decay, self.final, self.hold = start, warmup, decay, final, hold
 
     def factor(self, step: int, max_steps: int) -> float:
         """What the weights are multiplied by in the step after `step` optimiser steps of `max_steps`."""
@@ -59,17 +70,20 @@ class DiversityScheduleCallback(TrainerBoundCallback, ExportableState):
             return 0.0
         if progress < self.start + self.warmup:
             return (progress - self.start) / self.warmup
-        if self.decay == "constant":
+        falls_from = self.start + self.warmup + self.hold
+        if self.decay == "constant" or progress < falls_from:
             return 1.0
-        left = max_steps * (1 - self.start - self.warmup) - 1  # the last step is the one after max_steps - 1
-        done = min((step - max_steps * (self.start + self.warmup)) / left, 1.0) if left > 0 else 1.0
+        if self.decay == "step":
+            return self.final
+        left = max_steps * (1 - falls_from) - 1  # the last step is the one after max_steps - 1
+        done = min((step - max_steps * falls_from) / left, 1.0) if left > 0 else 1.0
         shape = 1 - done if self.decay == "linear" else (1 + math.cos(math.pi * done)) / 2
         return self.final + (1 - self.final) * shape
 
     def state(self) -> dict[str, Any]:
         """For the checkpoint."""
-        settings = {"start": self.start, "warmup": self.warmup, "decay": self.decay, "final": self.final}
-        return {"args": settings, "attributes": {}}
+        names = ("start", "warmup", "decay", "final", "hold")
+        return {"args": {name: getattr(self, name) for name in names}, "attributes": {}}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -93,7 +107,7 @@ class DiversityScheduleCallback(TrainerBoundCallback, ExportableState):
                 f"the checkpoint of step {state.global_step} was trained without a schedule of the diversity weights; "
                 f"from here on it is {mine['args']}, as if it had been so from step 0"
             )
-        elif state.global_step and stored != mine:
+        elif state.global_step and {"hold": 0.0, **stored["args"]} != mine["args"]:  # older ones have no hold
             raise ValueError(
                 f"the checkpoint was trained with the schedule {stored['args']}, and this one is {mine['args']}; type "
                 f"DiversityScheduleCallback(**{stored['args']}) to go on with it"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import random
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
+
+from ..random_states import random_states_put_back
 
 
 @contextlib.contextmanager
@@ -34,7 +34,7 @@ def unnoticed(trainer: Any) -> Iterator[None]:
     scratch["state"].log_history = []
     vars(trainer).update(scratch)
     try:
-        with _untouched_random_state():
+        with random_states_put_back():  # data loaders draw a seed each
             yield
     finally:
         vars(trainer).update(kept)
@@ -55,15 +55,3 @@ def _copied(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return value.clone() if value.ndim == 0 else value
     return value
-
-
-@contextlib.contextmanager
-def _untouched_random_state() -> Iterator[None]:
-    """Training draws the same numbers afterwards as if nothing had happened: data loaders draw a seed each."""
-    states = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])

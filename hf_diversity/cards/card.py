@@ -13,9 +13,10 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from .. import citations
+from ..citations import WLD_REG_BIBTEX
 from ..config import DiversityConfig
 from ..publishing.local_names import LocalNames
+from ..registry import citation_of
 from . import markdown
 from .eval_results import save_eval_results
 from .regulariser import told
@@ -30,13 +31,6 @@ CAPTIONS = {
     "similarity": "Similarity of every two units, 0 (dark) to 1 (bright), similar units side by side",
 }
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_CITED = {
-    "decov": citations.DECOV_BIBTEX,
-    "vcreg": citations.VCREG_BIBTEX,
-    "correlation": citations.CORRELATION_BIBTEX,
-    "orthogonality": citations.ORTHOGONALITY_BIBTEX,
-    "srip": citations.ORTHOGONALITY_BIBTEX,
-}
 
 
 @dataclass(frozen=True)
@@ -130,9 +124,9 @@ class Card:
 
     @property
     def bibtex(self) -> list[str]:
-        """Of the measure and of the paper that the library is about."""
-        own = _CITED.get(self.diversity.measure) if self.diversity.is_active else None
-        return [citations.WLD_REG_BIBTEX, *([own] if own else [])]
+        """Of the paper that the library is about and, where it is another one, of the measure's."""
+        own = citation_of(self.diversity.measure) if self.diversity.is_active else None
+        return [WLD_REG_BIBTEX] if own is None or own == WLD_REG_BIBTEX else [WLD_REG_BIBTEX, own]
 
 
 def metadata(card: Card) -> ModelCardData:
@@ -151,7 +145,7 @@ def metadata(card: Card) -> ModelCardData:
             EvalResult(
                 task_type=card.task,
                 dataset_type=data.hub_id or "-".join(re.findall(r"\w+", data.name)) or "unknown",
-                dataset_name=_one_line(data.name) or "unknown",
+                dataset_name=markdown.one_line(data.name) or "unknown",
                 dataset_split=None if split == "eval" else split,
                 metric_type=name,
                 metric_name=name,
@@ -159,23 +153,19 @@ def metadata(card: Card) -> ModelCardData:
             )
             for name, value in values.items()
         ]
+    own_tags = TAGS if card.diversity.is_active else TAGS[:1]
     return ModelCardData(
         language=list(card.languages) or None,
         license=card.license,
         library_name=card.library,
         pipeline_tag=card.task,
-        tags=list(dict.fromkeys([*(TAGS if card.diversity.is_active else TAGS[:1]), *map(_one_line, card.tags)])),
+        tags=list(dict.fromkeys([*own_tags, *map(markdown.one_line, card.tags)])),
         base_model=card.base_model,
         datasets=[data.hub_id for data in card.datasets if data.hub_id] or None,
         metrics=[name for name in values if name != "loss"] or None,
-        model_name=(_one_line(card.name) or "model") if results else None,
+        model_name=(markdown.one_line(card.name) or "model") if results else None,
         eval_results=results,
     )
-
-
-def _one_line(text: str) -> str:
-    """A line of its own, such as `---`, would end the metadata."""
-    return " ".join(text.split())
 
 
 def render(card: Card) -> str:

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
+from ..publishing.files import EVAL_RESULTS
 from .markdown import as_float
 
 if TYPE_CHECKING:
     from .card import Card
-
-FOLDER = ".eval_results"
 
 
 def save_eval_results(card: Card, folder: Path) -> Path | None:
@@ -37,7 +36,7 @@ def save_eval_results(card: Card, folder: Path) -> Path | None:
         dataset_id=str(data.hub_id), task_id=str(data.benchmark_task), value=value, notes=f"{name}, trained with "
         f"hf_diversity, measure {card.diversity.measure}" if card.diversity.is_active else name,
     )  # fmt: skip
-    path = folder / FOLDER / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', str(data.hub_id).rpartition('/')[2])}.yaml"
+    path = folder / EVAL_RESULTS / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', str(data.hub_id).rpartition('/')[2])}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
     path.write_text(text, encoding="utf-8")

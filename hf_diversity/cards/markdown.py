@@ -15,7 +15,7 @@ _LINK = re.compile(r"(?<=\w):(?=//)|(?<=www)\.|(?<=[\w.+-])@(?=\w)", re.IGNORECA
 
 def plain_text(value: object) -> str:
     """Running text or a table cell: one line, all markup escaped, HTML as entities."""
-    text = _SPECIAL.sub(r"\\\1", _one_line(value))
+    text = _SPECIAL.sub(r"\\\1", one_line(value))
     text = _LIST.sub(r"\1\\\2", text)
     text = text.replace(r"\&", "&amp;").replace(r"\<", "&lt;").replace(r"\>", "&gt;")
     return _LINK.sub(lambda match: f"&#{ord(match.group())};", text)
@@ -23,7 +23,7 @@ def plain_text(value: object) -> str:
 
 def code(value: object) -> str:
     """A code span, which a table cell can hold as well: one line between more backticks than it has in a row."""
-    text = _one_line(value).replace("|", "\\|")
+    text = one_line(value).replace("|", "\\|")
     fence = "`" * (_longest_run(text) + 1)
     pad = " " if text.startswith("`") or text.endswith("`") or not text else ""
     return f"{fence}{pad}{text}{pad}{fence}"
@@ -58,7 +58,8 @@ def significant(value: object) -> str:
     return plain_text("" if value is None else value) if found is None else f"{found:.4g}"
 
 
-def _one_line(value: object) -> str:
+def one_line(value: object) -> str:
+    """A text on one line: of several, one that is `---` would end a card's metadata."""
     return " ".join(str(value).split())
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 
 from ..config import DiversityConfig
+from ..registry import has_gamma, registered_measure
+from .settings import changed_names
 
 _MEASURES = {
     "direct": "J: the mean (reduction sum: the sum) over pairs of units n, m of s_nm = mean of "
@@ -27,20 +30,24 @@ _GAMMA = {
 
 
 def told(diversity: DiversityConfig) -> list[tuple[str, object, str]]:
-    """Field, value and meaning: measure, weights and gamma always, every other field where it is not the default."""
-    default = DiversityConfig()
-    always = ["measure", "diversity_weight", "gamma"] if diversity.measure != "none" else ["measure"]
-    if diversity.measure not in ("direct", "det", "logdet") and "gamma" in always:
-        always.remove("gamma")
+    """Field, value and meaning: the measure, its weight and gamma if it has them, and what is not the default."""
+    shown = {"measure", *changed_names(diversity)}
+    if diversity.measure != "none":
+        shown.add("diversity_weight")
+    if has_gamma(diversity.measure):
+        shown.add("gamma")
     meanings = {
         **{field.name: field.metadata["help"] for field in dataclasses.fields(DiversityConfig)},
-        "measure": _MEASURES[diversity.measure],
+        "measure": _measure(diversity.measure),
         "gamma": _GAMMA[diversity.gamma == "median"],
     }
-    names = [field.name for field in dataclasses.fields(DiversityConfig)]
-    values = {name: getattr(diversity, name) for name in names}
-    return [
-        (name, values[name], meanings[name])
-        for name in names
-        if name in always or values[name] != getattr(default, name)
-    ]
+    return [(name, getattr(diversity, name), meaning) for name, meaning in meanings.items() if name in shown]
+
+
+def _measure(name: str) -> str:
+    """What J is; of a measure that a user has registered, the first paragraph of its docstring."""
+    own = registered_measure(name)
+    if own is None:
+        return _MEASURES[name]
+    paragraph = inspect.cleandoc(own.__doc__ or "").partition("\n\n")[0]
+    return f"J: {' '.join(paragraph.split()) or 'a measure that the author of this model has registered.'}"

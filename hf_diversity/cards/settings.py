@@ -25,16 +25,22 @@ def changed_fields(instance: Any) -> dict[str, Any]:
 
     Every field of `TrainingArguments` would be some 150 lines of which 140 say nothing.
     """
-    changed = {}
+    shown = [name for name in changed_names(instance) if not is_secret_name(name) and name not in NOT_SETTINGS]
+    return {name: plain(getattr(instance, name)) for name in shown}
+
+
+def changed_names(instance: Any) -> list[str]:
+    """Return the names of the fields of a dataclass that differ from their defaults."""
+    changed = []
     for item in dataclasses.fields(instance):
-        if not item.init or is_secret_name(item.name) or item.name in NOT_SETTINGS:
+        if not item.init:
             continue
         value = getattr(instance, item.name)
         default = item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default
         # TrainingArguments turns None into False, [] or {}. (A second instance to compare with would reset the state
         # of all processes.)
         if value != default and (value or default or (value == 0 and value is not False)):
-            changed[item.name] = plain(value)
+            changed.append(item.name)
     return changed
 
 
@@ -63,9 +69,9 @@ def without_paths(text: str) -> str:
     name, equals, value = text.partition("=")
     if equals and re.fullmatch(r"[\w.+-]+", name):
         return f"{name}={without_paths(value)}"
-    if re.fullmatch(r"~?/[^/\n]+/[^\n]*", text):  # an argument is a path, whatever its root
-        return Path(text).name
-    return str(_local_names().remove_from_value(text)[0])
+    cleaned = str(_local_names().remove_from_value(text)[0])
+    # An argument is a path, whatever its root
+    return Path(cleaned).name if re.fullmatch(r"~?/[^/\n]+/[^\n]*", text) else cleaned
 
 
 @functools.cache

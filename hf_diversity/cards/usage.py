@@ -71,10 +71,14 @@ def image_usage(source: str, mode: str = "RGB") -> str:
     return _FROM_IMAGE.strip().format(source=source, mode=mode)
 
 
+def is_timm(model: torch.nn.Module) -> bool:
+    """Whether it is a classifier of timm, inside transformers' wrapper."""
+    return type(model).__name__ == "TimmWrapperForImageClassification"
+
+
 def _takes_pictures(model: PreTrainedModel, processor: Any) -> bool:
     """Whether it classifies pictures of three channels, and its processor comes with it."""
-    kind = type(model).__name__
-    if kind == "TimmWrapperForImageClassification":  # its processor is in its configuration
+    if is_timm(model):  # its processor is in its configuration
         return bool((model.config.model_args or {}).get("in_chans", 3) == 3)
     channels = getattr(model.config, "num_channels", 3)
-    return kind.endswith("ForImageClassification") and processor is not None and channels == 3
+    return type(model).__name__.endswith("ForImageClassification") and processor is not None and channels == 3

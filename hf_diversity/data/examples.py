@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,7 +45,33 @@ class _Memory:
     inputs: torch.Tensor | None = None
 
 
-class ImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
+class _LabelledInputs(torch.utils.data.Dataset[dict[str, Any]], ABC):
+    """The inputs that a subclass makes of a split's examples, with their labels."""
+
+    def __init__(self, split: Split):
+        self.split = split
+
+    @abstractmethod
+    def _inputs(self, positions: Sequence[int]) -> Sequence[dict[str, Any]]:
+        """The model's inputs of several examples, without labels."""
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(self.split)
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        """Return one example."""
+        return self.__getitems__([position])[0]
+
+    def __getitems__(self, positions: Sequence[int]) -> list[dict[str, Any]]:
+        """Return several examples; `DataLoader` asks for a batch at a time if it can."""
+        return [
+            {**inputs, "labels": int(self.split.labels[position])}
+            for inputs, position in zip(self._inputs(positions), positions, strict=True)
+        ]
+
+
+class ImageDataset(_LabelledInputs):
     """Model inputs `{"pixel_values": tensor, "labels": int}`, made when asked for.
 
     Not a `datasets.Dataset` with a transform: Trainer would remove its image column, and label noise would have to
@@ -63,25 +90,14 @@ class ImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
         self, split: Split, column: str, mode: str, processor: Any, change: Callable[[Any], Any] | None = None
     ):
         """See the class."""
-        self.split, self.column, self.mode, self.processor, self.change = split, column, mode, processor, change
+        super().__init__(split)
+        self.column, self.mode, self.processor, self.change = column, mode, processor, change
         key = (column, mode, str(processor.to_dict()))
         self._memory: _Memory = split.made.setdefault(key, _Memory(np.zeros(len(split), dtype=bool)))
 
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.split)
-
-    def __getitem__(self, position: int) -> dict[str, Any]:
-        """Return one example."""
-        return self.__getitems__([position])[0]
-
-    def __getitems__(self, positions: Sequence[int]) -> list[dict[str, Any]]:
-        """Return several examples; `DataLoader` asks for a batch at a time if it can."""
+    def _inputs(self, positions: Sequence[int]) -> list[dict[str, Any]]:
         pixels = self._make(positions) if self.change is not None else self._remembered(positions)
-        return [
-            {"pixel_values": image, "labels": int(self.split.labels[position])}
-            for image, position in zip(pixels, positions, strict=True)
-        ]
+        return [{"pixel_values": image} for image in pixels]
 
     def _make(self, positions: Sequence[int]) -> torch.Tensor:
         images = [image.convert(self.mode) for image in self.split.examples[list(positions)][self.column]]
@@ -105,7 +121,7 @@ class ImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
         return memory.inputs[list(positions)]
 
 
-class TextDataset(torch.utils.data.Dataset[dict[str, Any]]):
+class TextDataset(_LabelledInputs):
     """Tokens of one text or a pair, made when asked for: `{"input_ids": [...], ..., "labels": int}`, not padded.
 
     Args:
@@ -117,22 +133,11 @@ class TextDataset(torch.utils.data.Dataset[dict[str, Any]]):
 
     def __init__(self, split: Split, columns: tuple[str, ...], tokenizer: Any, max_length: int):
         """See the class."""
-        self.split, self.columns, self.tokenizer, self.max_length = split, columns, tokenizer, max_length
+        super().__init__(split)
+        self.columns, self.tokenizer, self.max_length = columns, tokenizer, max_length
 
-    def __len__(self) -> int:
-        """Return the number of examples."""
-        return len(self.split)
-
-    def __getitem__(self, position: int) -> dict[str, Any]:
-        """Return one example."""
-        return self.__getitems__([position])[0]
-
-    def __getitems__(self, positions: Sequence[int]) -> list[dict[str, Any]]:
-        """Return several examples; `DataLoader` asks for a batch at a time if it can."""
+    def _inputs(self, positions: Sequence[int]) -> list[dict[str, Any]]:
         rows = self.split.examples[list(positions)]
         texts = (list(rows[name]) for name in self.columns)
         tokens = self.tokenizer(*texts, truncation=True, max_length=self.max_length)
-        return [
-            {**{key: values[index] for key, values in tokens.items()}, "labels": int(self.split.labels[position])}
-            for index, position in enumerate(positions)
-        ]
+        return [{key: values[index] for key, values in tokens.items()} for index in range(len(positions))]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import datasets
 
+from ..paths import is_path
 from .embedded import load_embedded
 
 FILE_FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
@@ -35,7 +36,7 @@ def load_source(name: str, config: str | None = None) -> dict[str, datasets.Data
         return dict(datasets.load_dataset(FILE_FORMATS[path.suffix], data_files=str(path)))
     if (path / "dataset_dict.json").is_file():
         return dict(datasets.load_from_disk(path))
-    if not path.is_dir() and (name.startswith(("/", ".", "~")) or name.count("/") > 1 or path.suffix in FILE_FORMATS):
+    if not path.is_dir() and (is_path(name) or path.suffix in FILE_FORMATS):
         raise ValueError(f"dataset {name}: no such folder or file; type a path that exists, a Hub id or `embedded`")
     try:
         return dict(datasets.load_dataset(str(path) if path.is_dir() else name, config))

@@ -32,9 +32,10 @@ def generalization_gaps(
     for name, value in train.items():
         if name in held_out:
             difference = float(held_out[name]) - float(value)
-            gaps[name] = difference if name in lower_is_better or _is_cost(name) else -difference
+            gaps[name] = difference if name in lower_is_better or is_cost(name) else -difference
     return gaps
 
 
-def _is_cost(name: str) -> bool:
+def is_cost(name: str) -> bool:
+    """Whether less is better of a metric, by the end of its name."""
     return name.rsplit("_", 1)[-1] in LOWER_IS_BETTER

@@ -11,20 +11,10 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from ..tensors import without_autocast
+from ..tensors import accumulation_dtype, upcast, without_autocast
 from .backend import triton_serves
 from .dispatch import pair_sum_value
 from .tiles import similarity_backward, similarity_forward
-
-
-def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float64 for float64, float32 for everything narrower."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def _upcast(activations: Tensor) -> Tensor:
-    """Upcast before any subtraction: a difference of bfloat16 numbers is exact in float32."""
-    return activations.detach().to(accumulation_dtype(activations.dtype))
 
 
 def _as_number(gamma: Tensor | float) -> Tensor | float:
@@ -34,29 +24,29 @@ def _as_number(gamma: Tensor | float) -> Tensor | float:
 
 def _pair_sum(activations: Tensor, gamma: Tensor | float, with_gradient: bool) -> tuple[Tensor, Tensor]:
     with torch.no_grad(), without_autocast(activations.device.type):
-        value, gradient = pair_sum_value(_upcast(activations), _as_number(gamma), with_gradient)
+        value, gradient = pair_sum_value(upcast(activations.detach()), _as_number(gamma), with_gradient)
     return value, value.new_empty(0) if gradient is None else gradient
 
 
 def _similarity(activations: Tensor, gamma: Tensor | float) -> Tensor:
     with torch.no_grad(), without_autocast(activations.device.type):
-        upcast, gamma = _upcast(activations), _as_number(gamma)
-        if triton_serves(upcast):
+        wide, gamma = upcast(activations.detach()), _as_number(gamma)
+        if triton_serves(wide):
             from .triton_similarity import similarity_forward_triton
 
-            return similarity_forward_triton(upcast, gamma)
-        return similarity_forward(upcast, gamma)
+            return similarity_forward_triton(wide, gamma)
+        return similarity_forward(wide, gamma)
 
 
 def _similarity_gradient(activations: Tensor, gamma: Tensor | float, upstream: Tensor) -> Tensor:
     with torch.no_grad(), without_autocast(activations.device.type):
-        upcast, gamma = _upcast(activations), _as_number(gamma)
-        upstream = upstream.to(upcast.dtype)
-        if triton_serves(upcast):
+        wide, gamma = upcast(activations.detach()), _as_number(gamma)
+        upstream = upstream.to(wide.dtype)
+        if triton_serves(wide):
             from .triton_similarity import similarity_backward_triton
 
-            return similarity_backward_triton(upcast, gamma, upstream).to(activations.dtype)
-        return similarity_backward(upcast, gamma, upstream).to(activations.dtype)
+            return similarity_backward_triton(wide, gamma, upstream).to(activations.dtype)
+        return similarity_backward(wide, gamma, upstream).to(activations.dtype)
 
 
 @torch.library.custom_op("hf_diversity::pair_sum", mutates_args=())

@@ -1,31 +1,31 @@
 """The pair sum of rows with a huge range (outliers, heavy tails): sort, then look at near units only.
 
-The number of terms of one Fourier series over a whole row grows with its range. But units further apart than
+The number of terms of one series over a whole row grows with its range. But units further apart than
 delta / sqrt(gamma) have a similarity below eps = exp(-delta^2), so a row is sorted, and then either
 
 - windows: where no unit has more than a few units within that distance, each unit meets the next one, the second
   next, ... exactly;
 - cells: gaps wider than delta are narrowed to delta (both distances count as 0), and the row is divided into cells of
-  width delta. Units of a cell interact with their own cell and its two neighbours, which a series of period 3 delta
-  serves: distances stay below 2 delta, and the nearest image is then delta away. Angles are taken modulo the period,
-  so they lose nothing far out.
+  width delta. Units of a cell interact with their own cell and its two neighbours, each by a series of `chebyshev`
+  between the two intervals.
 
 Neither cost depends on gamma or on the range.
 """
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy
 import torch
 from torch import Tensor
 
-from .fourier import CHUNK, Split, Waves, coefficients, quadratic_form, slope_weights, split_terms, tolerance
+from .chebyshev import Expansion, expansion, reach
+from .polynomials import Polynomials
 from .tiles import LOG2_E
 
-_PERIOD = 3  # in cells: a cell, its neighbour, and one of distance to the next image
+_CHUNK = 2**17  # elements of rows that are sorted together: fewer calls than with less, and their 20 arrays take 15 MB
+_GROUP = 2**15  # elements of a group of cells, as of a chunk of rows in `series`
 
 
 def pair_sum_sorted(activations: Tensor, root: float, gradient: Tensor | None) -> Tensor:
@@ -40,7 +40,7 @@ def pair_sum_sorted(activations: Tensor, root: float, gradient: Tensor | None) -
         The sum over i and n != m, 0-dim float64, not divided by N.
     """
     rows, units = activations.shape
-    step = max(1, CHUNK // units)
+    step = max(1, _CHUNK // units)
     total = torch.zeros((), dtype=torch.float64)
     for start in range(0, rows, step):
         ordered, order = _sort(activations[start : start + step])
@@ -80,7 +80,7 @@ def _sort(activations: Tensor) -> tuple[Tensor, Tensor]:
 class _Cells(NamedTuple):
     """The cells of sorted rows; those with a single unit and no neighbour are left out: they add nothing."""
 
-    angle: Tensor  # (N, D) angle of each unit in the period of the series
+    place: Tensor  # (N, D) of each unit in its cell, from -1 to 1
     starts: Tensor  # (B,) first flat index of each cell
     counts: Tensor  # (B,) units in it
     linked: Tensor  # (B - 1,) whether the next cell is the neighbour
@@ -89,38 +89,39 @@ class _Cells(NamedTuple):
     def prefer_windows(self, units: int) -> Tensor:
         """Say which rows are cheaper by windows, (N,) bool.
 
-        Measured: windows take 1.4 ns per element and neighbour; cells 60 ns per element and 2 us each.
+        Measured: windows take 1.4 ns per element and neighbour; cells 40 ns per element and 2 us each.
         """
-        rows = len(self.angle)
-        return 1.4 * units * self.neighbours() < 60 * units + 2000 * torch.bincount(self.row, minlength=rows)
+        rows = len(self.place)
+        return 1.4 * units * self.neighbours() < 40 * units + 2000 * torch.bincount(self.row, minlength=rows)
 
     def neighbours(self) -> Tensor:
         """At most how many units follow a unit within delta, (N,): those of its cell and of the next."""
         reach = self.counts - 1
         reach[:-1] += self.counts[1:] * self.linked
-        return torch.zeros(len(self.angle), dtype=torch.int64).scatter_reduce_(0, self.row, reach, "amax")
+        return torch.zeros(len(self.place), dtype=torch.int64).scatter_reduce_(0, self.row, reach, "amax")
 
     def of_rows(self, part: Tensor, units: int) -> _Cells:
         """The cells of some rows, numbered anew."""
-        renumber = torch.full((len(self.angle),), -1)
+        renumber = torch.full((len(self.place),), -1)
         renumber[part] = torch.arange(len(part))
         row = renumber[self.row]
         kept = (row >= 0).nonzero().flatten()
         starts = self.starts[kept] + (row[kept] - self.row[kept]) * units
         # A cell's neighbour is of the same row, so it is kept as well and still follows it.
         linked = self.linked[kept[:-1]] if len(kept) else self.linked[:0]
-        return _Cells(self.angle[part], starts, self.counts[kept], linked, row[kept])
+        return _Cells(self.place[part], starts, self.counts[kept], linked, row[kept])
 
 
 def _divide(ordered: Tensor, root: float) -> _Cells:
     """Divide sorted rows (N, D) into cells of width delta / sqrt(gamma)."""
     units = ordered.shape[1]
-    delta = tolerance(ordered.dtype)
+    delta = reach(ordered.dtype)
     gaps = ordered.diff(dim=1).mul_(root).clamp_(max=delta)
     # float64: in float32 a place after thousands of gaps would be off by 1e-3
-    place = torch.nn.functional.pad(gaps.to(torch.float64), (1, 0)).cumsum_(1)
-    cell = (place / delta).floor_()
-    angle = place.div_(_PERIOD * delta).frac_().mul_(2 * math.pi).sub_(math.pi).to(ordered.dtype)
+    # A row begins in the middle of a cell, where equal units get exactly no gradient.
+    place = torch.nn.functional.pad(gaps.to(torch.float64), (1, 0)).cumsum_(1).div_(delta).add_(0.5)
+    cell = place.floor()
+    place = place.sub_(cell).to(ordered.dtype).mul_(2).sub_(1)
 
     # Rows are kept apart by numbering their cells from multiples of something larger than any cell number.
     number = cell.long().add_(torch.arange(len(ordered))[:, None] * (units + 2)).flatten()
@@ -135,7 +136,7 @@ def _divide(ordered: Tensor, root: float) -> _Cells:
     lonely[:-1] &= ~linked
     kept = (~lonely).nonzero().flatten()
     number, starts = number[kept], starts[kept]
-    return _Cells(angle, starts, counts[kept], number[1:] == number[:-1] + 1, starts // units)
+    return _Cells(place, starts, counts[kept], number[1:] == number[:-1] + 1, starts // units)
 
 
 def _windows(ordered: Tensor, cells: _Cells, root: float, gradient: Tensor | None) -> Tensor:
@@ -154,52 +155,48 @@ def _windows(ordered: Tensor, cells: _Cells, root: float, gradient: Tensor | Non
 
 
 def _cells(ordered: Tensor, cells: _Cells, root: float, gradient: Tensor | None) -> Tensor:
-    """One short series per cell; writes the gradient of the sum where it is not 0."""
-    dtype = ordered.dtype
-    delta = tolerance(dtype)
-    split = split_terms(math.ceil(_PERIOD * delta * delta / math.pi), dtype)
-    tau = 2 * math.pi / (_PERIOD * delta)
-    weights = coefficients(torch.tensor([tau], dtype=dtype), split)
-    same, opposite = quadratic_form(weights, split)
-
-    products = ordered.new_empty((len(cells.starts), *same.shape[1:]))
-    groups = [_Group(members, cells, split) for members in _similar_sizes(cells.counts)]
+    """One short series per cell and neighbour; writes the gradient of the sum where it is not 0."""
+    delta = reach(ordered.dtype)
+    series = expansion(delta, ordered.dtype, (0.0, 2.0, -2.0))  # the cell itself, the next one, the one before
+    size = (series.giant + 1) * (series.baby + 1)
+    near = ordered.new_zeros((len(cells.starts), 3, size))  # moments
+    groups = [_Group(members, cells, series) for members in _similar_sizes(cells.counts)]
     for group in groups:
-        products[group.members] = torch.bmm(group.waves.giant, group.waves.baby_columns)
-
-    # Each cell sees itself and its neighbours. The sum over such pairs of cells is symmetric, so its gradient is the
-    # quadratic form's gradient at the neighbourhood's products, and its value half the scalar product, as for one row.
-    near = products.clone()
-    near[:-1] += products[1:] * cells.linked[:, None, None]
-    near[1:] += products[:-1] * cells.linked[:, None, None]
+        near[group.members, 0] = group.moments()
+    linked = cells.linked[:, None]
+    torch.mul(near[1:, 0], linked, out=near[:-1, 1])
+    torch.mul(near[:-1, 0], linked, out=near[1:, 2])
+    both = near.flatten(1) @ series.matrices
     if gradient is not None:
-        first, second = slope_weights(weights, split)
-        slopes = (near.flip(1) * first).addcmul_(near.flip(2), second).mul_(tau * root)
+        slopes = both[:, size:].mul_(2 * root / delta).view(-1, series.giant + 1, series.baby + 1)
         flat = ordered.new_zeros(ordered.numel() + 1)  # padding is written behind the end
         for group in groups:
-            flat[group.index] = group.waves.pull(slopes[group.members], out=group.waves.real)
+            flat[group.index] = group.polynomials.pull(slopes[group.members], out=group.polynomials.argument)
         gradient.copy_(flat[:-1].view_as(gradient))
     # Cell by cell in float64: sums of a million numbers of one sign lose digits in float32.
-    table_gradient = (near * same).addcmul_(near.flip(1, 2), opposite)
-    return ((products * table_gradient).sum((1, 2)).double() / 2 - cells.counts).sum()
+    return ((near[:, 0] * both[:, :size]).sum(1).double() - cells.counts).sum()
 
 
 class _Group:
-    """Cells of similar size, padded to one width, and their waves."""
+    """Cells of similar size, padded to one width, and their polynomials."""
 
-    def __init__(self, members: Tensor, cells: _Cells, split: Split):
-        """Gather the angles of the cells numbered `members` and compute their waves."""
+    def __init__(self, members: Tensor, cells: _Cells, series: Expansion):
+        """Gather the places of the units in the cells numbered `members` and compute their polynomials."""
         counts = cells.counts[members, None]
         offsets = torch.arange(int(counts.max()))
         self.members = members
         present = offsets < counts
-        beyond = cells.angle.numel()
+        beyond = cells.place.numel()
         self.index = torch.where(present, cells.starts[members, None] + offsets, beyond)
-        shape = (len(members), len(offsets))
-        self.waves = Waves(split, *shape, cells.angle.new_empty(Waves.numbers(split, *shape)))
-        torch.mul(cells.angle.take(self.index.clamp(max=beyond - 1)), 0.5, out=self.waves.real)
-        self.waves.fill()
-        self.waves.giant.mul_(present[:, None])  # padding: one factor 0 is enough
+        shape = (series.giant, series.baby, series.stretch, len(members), len(offsets))
+        self.polynomials = Polynomials(*shape, cells.place.new_empty(Polynomials.numbers(*shape)))
+        torch.take(cells.place, self.index.clamp(max=beyond - 1), out=self.polynomials.argument)
+        self.polynomials.fill()
+        self.polynomials.giant.mul_(present[:, None])  # padding: one factor 0 is enough
+
+    def moments(self) -> Tensor:
+        """Of every cell, (cells, n)."""
+        return torch.bmm(self.polynomials.giant, self.polynomials.baby_columns).flatten(1)
 
 
 def _similar_sizes(counts: Tensor) -> list[Tensor]:
@@ -212,8 +209,8 @@ def _similar_sizes(counts: Tensor) -> list[Tensor]:
     numbers, groups, first = sizes.tolist(), [], 0
     while first < len(numbers):
         widest, last = numbers[first], first + 1
-        while last < len(numbers) and (last - first) * widest < CHUNK:
-            if (last - first) * widest > CHUNK // 16 and 2 * numbers[last] < widest:
+        while last < len(numbers) and (last - first) * widest < _GROUP:
+            if (last - first) * widest > _GROUP // 16 and 2 * numbers[last] < widest:
                 break
             last += 1
         groups.append(by_size[first:last])

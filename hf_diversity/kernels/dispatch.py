@@ -1,21 +1,21 @@
 """The one rule that decides which kernel computes the pair sum.
 
 Costs in ns per element (value and gradient, float32, one thread of an AVX-512 server core), from `benchmarks/`; only
-their ratios matter. D units, K terms of a row's Fourier series (`fourier.terms_needed`, about 1.3 (sqrt(gamma) range +
-4)):
+their ratios matter. D units; a row's series has P terms (`chebyshev.terms_needed`, about 6 + 3.7 sqrt(gamma) range)
+and writes b + g polynomials (`chebyshev.cheapest_steps`):
 
-    tiles    1.1 min(D, (D + 128) / 2)            every pair once, both halves of the diagonal tiles of 128 units
-    fourier  7.3 + 0.31 K + (200 + 60 K) / D      waves and products; per row, the table of some 3 K products
-    sorted   140                                  whatever the range; rows with outliers or heavy tails
+    tiles    1.1 min(D, (D + 128) / 2)                     every pair once, both halves of the diagonal tiles of 128
+    series   2 + 0.46 b + 0.69 g + 0.06 P+ (300 + P^2 / 40) / D   polynomials and products; per row, moments to slopes
+    sorted   90                                            whatever the range; rows with outliers or heavy tails
 
-The smallest wins, for each row by itself. So layers of up to some 32 units go to tiles, usual rows to Fourier, and
-rows of more than about 300 terms to sorting; K must be known on the host, hence CPU tensors only. Elsewhere nothing
-may wait for the
-device: tiles, or on CUDA the kernels of `triton_direct`.
+The smallest wins, for each row by itself. So layers of up to some 16 units go to tiles, usual rows to the series, and
+rows of a range of more than about 200 / sqrt(gamma) to sorting; the range must be known on the host, hence CPU tensors
+only. Elsewhere nothing may wait for the device: tiles, or on CUDA the kernels of `triton_direct`.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -23,13 +23,13 @@ from torch import Tensor
 
 from .backend import triton_serves
 from .cells import pair_sum_sorted
-from .fourier import cheapest_steps, pair_sum_fourier, terms_needed, terms_of_rows
+from .chebyshev import cheapest_steps, level_of, levels_of, span_of, terms_needed
+from .series import pair_sum_series
 from .tiles import pair_sum_tiles
 
-_SORTED_COST = 140.0
-_CALL_COST = 300_000.0  # ns of any call, forward and backward: about a hundred operations on small tensors
-_FEWEST_TERMS = 6  # of a row of equal units
-# Rows share the number of terms of their widest. Another bucket costs its small operations, whatever its size, and
+_SORTED_COST = 90.0
+_CALL_COST = 200_000.0  # ns of any call, forward and backward: about sixty operations on small tensors
+# Rows share the series of their widest. Another bucket costs its small operations, whatever its size, and
 # where no bucket has nearly all rows, every row must be gathered and scattered.
 _BUCKET_COST = 150_000.0  # ns
 _GATHER_COST = 1.0  # ns per element of all rows
@@ -80,29 +80,32 @@ def estimated_cost(rows: int, units: int, spread: float = 4.5) -> float:
         spread: sqrt(gamma) times the range of a row. At gamma = median that is 4.5 for normally distributed
             activations of 512 units.
     """
-    terms = float(terms_needed(spread, torch.float32))
-    return _CALL_COST + rows * units * min(_SORTED_COST, _tiles_cost(units), _fourier_cost(terms, units))
+    return _CALL_COST + rows * units * min(_SORTED_COST, _tiles_cost(units), _series_cost(spread, units))
 
 
 def _tiles_cost(units: int) -> float:
     return 1.1 * min(units, (units + 128) / 2)
 
 
-def _fourier_cost(terms: float, units: int) -> float:
-    return 7.3 + 0.31 * terms + (200 + 60 * terms) / units
+def _series_cost(span: float, units: int) -> float:
+    terms = terms_needed(span, torch.float32)
+    return 2 + cheapest_steps(terms).cost + (300 + terms**2 / 40) / units
 
 
-def _most_terms(units: int) -> float:
-    """The number of terms from which on another kernel is cheaper."""
-    other = min(_SORTED_COST, _tiles_cost(units))
-    return (other - 7.3 - 200 / units) / (0.31 + 60 / units)
+@functools.lru_cache(maxsize=1024)
+def _last_level(units: int) -> int:
+    """The last level at which the series is the cheapest kernel; -1 where it never is."""
+    other, level = min(_SORTED_COST, _tiles_cost(units)), 0
+    while _series_cost(span_of(level), units) < other:
+        level += 1
+    return level - 1
 
 
 def _pair_sum_cpu(activations: Tensor, gamma: float, gradient: Tensor | None, share: float) -> float:
     """The sum over all rows; its gradient times `share`."""
     rows, units = activations.shape
-    most = _most_terms(units)
-    if most < _FEWEST_TERMS:
+    last = _last_level(units)
+    if last < 0:
         by_tiles = float(pair_sum_tiles(activations, gamma, gradient))
         if gradient is not None:
             gradient *= share
@@ -115,20 +118,20 @@ def _pair_sum_cpu(activations: Tensor, gamma: float, gradient: Tensor | None, sh
         if gradient is not None:
             gradient.fill_(math.nan)
         return math.nan
-    terms = terms_needed(widest, activations.dtype)
-    if terms <= most and _worth_a_bucket(terms, _FEWEST_TERMS, activations.numel()) <= 0:
-        sums = pair_sum_fourier(activations, low, span, root, terms, gradient, share=share)
+    level = level_of(widest)
+    if level <= last and _worth_a_bucket(level, 0, activations.numel()) <= 0:
+        sums = pair_sum_series(activations, low, span, root, level, gradient, share=share)
         return float(sums.sum()) - rows * units
     total = 0.0
-    for members, number in _buckets(terms_of_rows(span * root), most, units):
+    for members, number in _buckets(levels_of(span * root), last, units):
         if number is None:
             total += float(_other_rows(activations, members, gamma, gradient, share))
             continue
         if len(members) >= _NEARLY_ALL * rows:
             # The largest bucket comes first: what it writes for the rows of others is overwritten by them
-            sums = pair_sum_fourier(activations, low, span, root, number, gradient, share=share)[members]
+            sums = pair_sum_series(activations, low, span, root, number, gradient, share=share)[members]
         else:
-            sums = pair_sum_fourier(activations, low, span, root, number, gradient, members, share)
+            sums = pair_sum_series(activations, low, span, root, number, gradient, members, share)
         total += float(sums.sum()) - len(members) * units
     return total
 
@@ -146,38 +149,48 @@ def _other_rows(activations: Tensor, members: Tensor, gamma: float, gradient: Te
     return total
 
 
-def _worth_a_bucket(upper: int, number: int, elements: int) -> float:
-    """Nanoseconds saved if `elements` have a bucket of their own, of `number` instead of `upper` terms."""
-    return (cheapest_steps(upper).cost - cheapest_steps(number).cost) * elements - _BUCKET_COST
+def _worth_a_bucket(upper: int, level: int, elements: int) -> float:
+    """Nanoseconds saved if `elements` have a bucket of their own, of `level` instead of `upper`."""
+    saved = _steps_cost(upper) - _steps_cost(level)
+    return saved * elements - _BUCKET_COST
 
 
-def _buckets(terms: Tensor, most: float, units: int) -> list[tuple[Tensor, int | None]]:
-    """Divide rows by the terms that they need, so that a row with an outlier does not tax the others.
+@functools.lru_cache(maxsize=1024)
+def _steps_cost(level: int) -> float:
+    return cheapest_steps(terms_needed(span_of(level), torch.float32)).cost
+
+
+def _buckets(levels: Tensor, last: int, units: int) -> list[tuple[Tensor, int | None]]:
+    """Divide rows by the level that they need, so that a row with an outlier does not tax the others.
 
     Args:
-        terms: (N,) terms needed.
-        most: rows that need more are no rows for the series.
+        levels: (N,) levels needed.
+        last: rows that need more are no rows for the series.
         units: D, the length of a row.
 
     Returns:
-        Row numbers and their number of terms, None for the rows beyond `most`; the bucket of most rows first.
+        Row numbers and their level, None for the rows beyond `last`; the bucket of most rows first.
     """
-    beyond = int(most) + 1
-    needed = terms.clamp(max=beyond).long()
-    # Rows that need each number of terms, the widest first
-    levels = [(number, rows) for number, rows in enumerate(needed.bincount().tolist()) if rows][::-1]
+    beyond = last + 1
+    needed = levels.clamp(max=beyond)
+    # Rows that need each level, the widest first
+    counts = [(level, rows) for level, rows in enumerate(needed.bincount().tolist()) if rows][::-1]
     buckets: list[tuple[Tensor, int | None]] = []
-    remaining = len(terms)
-    if levels[0][0] == beyond:
+    remaining = len(levels)
+    if counts[0][0] == beyond:
         buckets.append(((needed == beyond).nonzero().flatten(), None))
-        remaining -= levels.pop(0)[1]
-    upper = levels[0][0] if levels else 0
-    for number, rows in levels:
-        gather = 0.0 if remaining >= _NEARLY_ALL * len(terms) else _GATHER_COST * len(terms) * units
-        if _worth_a_bucket(upper, number, remaining * units) > gather:
-            buckets.append((((needed > number) & (needed <= upper)).nonzero().flatten(), upper))
-            upper = number
+        remaining -= counts.pop(0)[1]
+    upper, above = counts[0][0] if counts else 0, 0
+    for level, rows in counts:
+        if remaining >= _NEARLY_ALL * len(levels):
+            extra = above * units * _steps_cost(upper)  # a second time
+        else:
+            extra = _GATHER_COST * len(levels) * units
+        if _worth_a_bucket(upper, level, remaining * units) > extra:
+            buckets.append((((needed > level) & (needed <= upper)).nonzero().flatten(), upper))
+            upper, above = level, 0
         remaining -= rows
-    if levels:
+        above += rows
+    if counts:
         buckets.append(((needed <= upper).nonzero().flatten(), upper))
     return sorted(buckets, key=lambda bucket: len(bucket[0]), reverse=True)

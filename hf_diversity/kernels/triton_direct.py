@@ -1,7 +1,19 @@
 """The pair sum on CUDA in Triton: the Fourier series with its own number of terms in every row, and exact rows beyond.
 
-Nothing is read back by the host. `fourier.py` has the derivation; here waves are multiplied up one by one in
-registers, as a GPU has no use for matrix products of 5 x 7. One program serves one block of units of one row:
+Let t_n = sqrt(gamma) a_n, R the range of a row and tau = 2 pi / (R + delta). By Poisson summation
+
+    exp(-t^2) = sum_{|k| <= K} tau / (2 sqrt(pi)) exp(-(k tau)^2 / 4) exp(i k tau t)      for |t| <= R
+
+up to the images of the periodised kernel, of which the nearest is R + delta - |t| >= delta away, so at most
+2 exp(-delta^2), and up to the terms left out, at most erfc(K tau / 2). With delta = sqrt(ln(1 / eps)) and
+K = delta (R + delta) / pi, every s_nm is off by at most 2 eps + erfc(delta). With F_k = sum_n exp(i k tau t_n),
+
+    sum_{n, m} exp(-(t_n - t_m)^2) = sum_{k >= 0} c_k |F_k|^2,
+    c_0 = tau / (2 sqrt(pi)),   c_k = tau / sqrt(pi) exp(-(k tau)^2 / 4) for k > 0.
+
+Plane waves for the Gauss transform are due to Greengard and Sun ("A new version of the fast Gauss transform", 1998).
+The number of terms is a row's own, as is tau, and nothing is read back by the host: the CPU's way, `series`, needs one
+span for many rows. Waves are multiplied up one by one in registers. One program serves one block of units of one row:
 
     sums      F_k of its block, for k up to the row's own K
     gradient  sum_k 2 c_k k h (Im F_k cos(k x) - Re F_k sin(k x)), and in the first block the row's value
@@ -17,7 +29,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .fourier import tolerance
+from .chebyshev import reach
 from .tiles import LOG2_E
 
 # The rounding error of z^k by repeated multiplication grows with k; 128 terms keep the gradient within 1e-5.
@@ -142,7 +154,7 @@ def pair_sum_triton(activations: Tensor, gamma: Tensor | float, gradient: Tensor
     most = 0 if double else MOST_TERMS
     gamma = torch.as_tensor(gamma, dtype=activations.dtype, device=activations.device)
     low, high = activations.amin(1), activations.amax(1)
-    delta = tolerance(activations.dtype)
+    delta = reach(activations.dtype)
     values = activations.new_zeros(rows)
     target = gradient if gradient is not None else values  # never written without a gradient
     shared = (activations, low, high, gamma)

@@ -3,8 +3,8 @@
 Every function returns `(figure, axes)` and shows or saves nothing. Colours are safe for any kind of colour blindness.
 """
 
+from .diagnostics import dead_units, distance_curves, redundancy, spectra
 from .gaps import gaps
-from .layers import dead_units, distance_curves, redundancy, spectra
 from .matrices import order_units, similarity_matrices
 from .style import COLOURS, import_pyplot
 from .training import gap_curves, history_curve, training_curves

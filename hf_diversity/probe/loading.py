@@ -7,26 +7,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-import transformers
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoImageProcessor,
     AutoModel,
     AutoTokenizer,
-    PreTrainedConfig,
     TimmWrapperConfig,
     TimmWrapperModel,
 )
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 from transformers.trainer_utils import get_last_checkpoint
 
-from .. import cifar_models, small_models  # noqa: F401  register their architectures in timm
 from ..bandwidth import MedianGamma
 from ..config import CONFIG_NAME, STATE_NAME, DiversityConfig
+from ..masks import is_encoder_decoder
+from ..models import build_timm_model, first_line, is_timm_name, load_config, model_class
+from ..paths import is_path
 from ..timm_models import wrap_timm_model
 from .settings import ProbeSettings
 
@@ -73,15 +71,15 @@ def load_model(source: str, settings: ProbeSettings) -> LoadedModel:
             texts; the message says what to type.
     """
     path = source.removeprefix("local-dir:").removeprefix("hf-hub:")
-    if timm.is_model(source) and not Path(source).expanduser().exists():
+    if is_timm_name(source):
         model, processor = _from_timm(source, settings)
         return _loaded(source, source, model, processor, None, settings, ())
     if settings.weights is not None:
         raise ValueError(f"weights belongs to a timm name, and {source!r} is none; leave --weights out")
     folder, notes = _folder(path)
     place = path if folder is None else str(folder)
-    config = _config(source, place, settings)
-    if isinstance(config, PreTrainedConfig) and folder is not None:
+    config = load_config(place, settings.trust_remote_code)
+    if folder is not None:
         _check_weights(source, folder)
     model = _from_transformers(source, place, config, settings)
     name = source if folder is None else _folder_name(folder)
@@ -93,7 +91,7 @@ def _folder(path: str) -> tuple[Path | None, tuple[str, ...]]:
     """The folder that holds the model, where it is a local one."""
     folder = Path(path).expanduser()
     if not folder.exists():
-        if path.startswith(("/", ".", "~")) or path.count("/") > 1:
+        if is_path(path):
             raise ValueError(f"model {path}: no such folder; type a path that exists, a Hub id or a timm name")
         return None, ()
     if not folder.is_dir():
@@ -122,25 +120,6 @@ def _folder_name(folder: Path) -> str:
     return f"{folder.parent.name}/{folder.name}" if folder.name.startswith("checkpoint-") else folder.name
 
 
-def _config(source: str, place: str, settings: ProbeSettings) -> PreTrainedConfig:
-    try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(place, trust_remote_code=settings.trust_remote_code)
-        return config
-    except Exception as error:
-        # Whatever went wrong (with and without a network), the user's question is the same
-        if "trust_remote_code" in str(error):
-            raise ValueError(
-                f"model {source!r} needs Python code from its repository, which is not run unasked; read that code, "
-                "and type --trust-remote-code if you trust it"
-            ) from error
-        near = timm.list_models(f"*{source}*")[:3] if "/" not in source else []
-        hint = f" (timm has {', '.join(near)})" if near else ""
-        raise ValueError(
-            f"model {source!r} is no timm name{hint}, and no configuration was found for it in a folder or on the "
-            f"Hub; type a path that exists, a Hub id or a timm name ({type(error).__name__}: {_first_line(error)})"
-        ) from error
-
-
 def _check_weights(source: str, folder: Path) -> None:
     if any(folder.glob("*.safetensors")):
         return
@@ -158,16 +137,7 @@ def _check_weights(source: str, folder: Path) -> None:
 
 
 def _from_transformers(source: str, place: str, config: Any, settings: ProbeSettings) -> nn.Module:
-    architecture = next(iter(getattr(config, "architectures", None) or ()), "")
-    kind: Any = getattr(transformers, architecture, None)
-    remote = getattr(config, "auto_map", None) or {}
-    if isinstance(config, TimmWrapperConfig):
-        kind = transformers.TimmWrapperForImageClassification if config.num_labels else TimmWrapperModel
-    elif settings.trust_remote_code and any(name.startswith("AutoModel") for name in remote):
-        named = [name for name, code in remote.items() if name.startswith("AutoModel") and code.endswith(architecture)]
-        kind = getattr(transformers, (named or [name for name in remote if name.startswith("AutoModel")])[0])
-    elif kind is None:
-        kind = AutoModel
+    kind = model_class(config, settings.trust_remote_code) or AutoModel
     try:
         loaded: tuple[nn.Module, dict[str, Any]] = kind.from_pretrained(
             place, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True,
@@ -175,7 +145,7 @@ def _from_transformers(source: str, place: str, config: Any, settings: ProbeSett
         )  # fmt: skip
     except (OSError, RuntimeError, ValueError, ImportError, SafetensorError) as error:
         raise ValueError(
-            f"the weights of model {source!r} could not be loaded as {kind.__name__}: {_first_line(error)}"
+            f"the weights of model {source!r} could not be loaded as {kind.__name__}: {first_line(error)}"
         ) from error
     model, report = loaded
     missing = sorted(report["missing_keys"])
@@ -188,25 +158,20 @@ def _from_transformers(source: str, place: str, config: Any, settings: ProbeSett
 
 
 def _from_timm(name: str, settings: ProbeSettings) -> tuple[nn.Module, Any]:
-    overlay: dict[str, Any] = {}
-    if settings.weights is not None:
-        file = Path(settings.weights).expanduser()
-        if file.suffix != ".safetensors" or not file.is_file():
-            raise ValueError(f"weights {settings.weights}: there must be such a file, and it must be .safetensors")
-        overlay = {"pretrained_cfg_overlay": {"file": str(file)}}
+    file = None if settings.weights is None else Path(settings.weights).expanduser()
+    if file is not None and (file.suffix != ".safetensors" or not file.is_file()):
+        raise ValueError(f"weights {settings.weights}: there must be such a file, and it must be .safetensors")
     try:
-        model: Any = timm.create_model(name, pretrained=True, **overlay)
+        model = build_timm_model(name, pretrained=True, weights=file)
     except Exception as error:
         raise ValueError(
             f"the pretrained weights of timm's {name!r} could not be had; type --weights FILE for a local file "
-            f"({type(error).__name__}: {_first_line(error)})"
+            f"({type(error).__name__}: {first_line(error)})"
         ) from error
-    # Where the weights came from is no part of how images are prepared
-    processing = {key: value for key, value in model.pretrained_cfg.items() if key != "file"}
-    processor = TimmWrapperImageProcessor(processing, architecture=name)
+    processor = TimmWrapperImageProcessor(dict(model.pretrained_cfg), architecture=name)
     if getattr(model, "num_classes", 0):
         return wrap_timm_model(model), processor
-    config = TimmWrapperConfig.from_dict({"architecture": name, "pretrained_cfg": processing}, num_labels=0)
+    config = TimmWrapperConfig.from_dict({"architecture": name, "pretrained_cfg": model.pretrained_cfg}, num_labels=0)
     wrapper = TimmWrapperModel(config)
     wrapper.timm_model = model
     return wrapper, processor
@@ -224,7 +189,7 @@ def _modality(source: str, model: Any) -> str:
         raise ValueError(f"{source!r} ({type(model).__name__}) takes images and texts at once, and {only}; {instead}")
     if main not in ("pixel_values", "input_ids"):
         raise ValueError(f"{source!r} ({type(model).__name__}) takes {main}, and {only}; {instead}")
-    if getattr(config, "is_encoder_decoder", False) and "Classification" not in type(model).__name__:
+    if is_encoder_decoder(model) and "Classification" not in type(model).__name__:
         raise ValueError(f"{source!r} ({type(model).__name__}) needs two texts, source and target; {instead}")
     return "image" if main == "pixel_values" else "text"
 
@@ -243,7 +208,7 @@ def _processor(source: str, folder: Path | None, place: str, modality: str, sett
                 raise ValueError("its tokenizer knows special tokens alone")
             return processor
         except Exception as error:
-            causes.append(f"{type(error).__name__}: {_first_line(error)}")
+            causes.append(f"{type(error).__name__}: {first_line(error)}")
     what = "image processor" if modality == "image" else "tokenizer"
     raise ValueError(
         f"there is no {what} for {source!r} in {' or '.join(map(str, places))}; type --processor with the folder or "
@@ -265,6 +230,9 @@ def _loaded(
         if processor.eos_token is None:
             raise ValueError(f"the tokenizer of {source!r} has no padding token; type --processor with one that has")
         processor.pad_token = processor.eos_token
+    elif isinstance(processor, TimmWrapperImageProcessor) and _channels(model) == 1:
+        processor, more = _for_grey(processor)
+        notes += more
     trained, gammas = _training(folder)
     diversity = trained or DiversityConfig()
     if settings.samples is not None:
@@ -275,6 +243,25 @@ def _loaded(
         name, source, model.eval().to(settings.device), processor, modality, _mode(model), diversity,
         trained is not None and trained.is_active, gammas, notes,
     )  # fmt: skip
+
+
+def _for_grey(processor: TimmWrapperImageProcessor) -> tuple[TimmWrapperImageProcessor, tuple[str, ...]]:
+    """The processor of a timm model with in_chans=1, whose configuration may still say three channels, and a note.
+
+    It normalises by the averages over the channels, as timm's own loader does (`timm.data.loader.adapt_to_chs`).
+    """
+    of_channels = {name: tuple(processor.data_config[name]) for name in ("mean", "std")}
+    average = {name: sum(values) / len(values) for name, values in of_channels.items()}
+    grey = {name: (value,) for name, value in average.items()}
+    size = {"input_size": (1, *processor.data_config["input_size"][1:])}
+    made = TimmWrapperImageProcessor({**processor.data_config, **size, **grey})
+    if all(len(set(values)) == 1 for values in of_channels.values()):
+        return made, ()
+    return made, (
+        f"The model takes 1 channel, and its pretrained_cfg has a mean and std for {len(of_channels['mean'])}: their "
+        f"averages, {average['mean']:.3g} and {average['std']:.3g}, were taken, as timm does. If it was trained with "
+        'others, type them in pretrained_cfg of its config.json: "mean": [...], "std": [...].',
+    )
 
 
 def _training(folder: Path | None) -> tuple[DiversityConfig | None, dict[str, float]]:
@@ -291,7 +278,7 @@ def _training(folder: Path | None) -> tuple[DiversityConfig | None, dict[str, fl
 
 
 def check_channels(loaded: LoadedModel) -> None:
-    """Refuse a processor that normalises other channels than the model takes; timm's does with in_chans=1.
+    """Refuse a processor that normalises other channels than the model takes.
 
     Raises:
         ValueError: says what to change.
@@ -314,7 +301,3 @@ def _channels(model: Any) -> int:
 
 def _mode(model: Any) -> str:
     return "L" if _channels(model) == 1 else "RGB"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0]

@@ -13,7 +13,7 @@ from ..config import DiversityConfig
 from ..diagnostics import LayerDiagnostics, measure_diagnostics
 from ..inspection import LayerRow
 from .examples import Examples, make_loader
-from .layers import choose_layers
+from .layer_choice import choose_layers
 from .loading import LoadedModel
 from .scores import make_scores, predicts_next_token, why_no_scores
 from .settings import ProbeSettings

@@ -16,6 +16,9 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from common.diversity_schedule import make_diversity_schedule
+from common.mappings import read_mapping
+
 
 @dataclass
 class ModelArguments:
@@ -35,7 +38,7 @@ class ModelArguments:
 
     def __post_init__(self):
         """Read `model_args` given as JSON."""
-        self.model_args = _mapping("model_args", self.model_args)
+        self.model_args = read_mapping("model_args", self.model_args, "{in_chans: 1}")
 
 
 @dataclass
@@ -187,9 +190,19 @@ class RunArguments:
         metadata={"help": "Epochs after which the learning rate is multiplied by lr_factor; replaces a scheduler."},
     )
     lr_factor: float = field(default=0.1, metadata={"help": "What lr_milestones multiply the learning rate by."})
+    diversity_schedule: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "The regulariser's weights over the course of training, a mapping in YAML or JSON on the command "
+            "line: start, warmup, hold (shares of training), decay (constant, linear, cosine, step) and final of "
+            'callbacks.DiversityScheduleCallback, for example {"warmup": 0.5}. Default: constant.'
+        },
+    )
 
     def __post_init__(self):
         """Refuse steps that cannot be taken, and files that would lack what they state."""
+        self.diversity_schedule = read_mapping("diversity_schedule", self.diversity_schedule, "{warmup: 0.5}")
+        make_diversity_schedule(self.diversity_schedule)
         if self.keep_files and not self.evaluate_test:
             raise ValueError(
                 "evaluate_test is false and keep_files true: the README of a run states its test results; type "
@@ -377,16 +390,3 @@ def unknown_name(kind: str, name: str, known: Sequence[str]) -> str:
     bare = name.lstrip("-").split("=")[0].replace("-", "_")
     close = difflib.get_close_matches(bare, known, n=1)
     return f"unknown {kind} {name!r}: " + (f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}")
-
-
-def _mapping(name: str, value: dict | str | None) -> dict:
-    if value is None:
-        return {}
-    if isinstance(value, str):
-        try:
-            value = yaml.safe_load(value)  # JSON as well, which is YAML
-        except yaml.YAMLError as error:
-            raise ValueError(f"{name} is {value!r}: not YAML ({error}); type --{name} '{{in_chans: 1}}'") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{name} is {value!r}: it must be a mapping; type --{name} '{{in_chans: 1}}'")
-    return value

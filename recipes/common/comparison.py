@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from hf_diversity.diagnostics.gaps import is_cost
+
 Read = Callable[[dict[str, Any]], float]
 
 
@@ -34,7 +36,7 @@ def rows_of(result: dict[str, Any]) -> dict[str, Read]:
     rows: dict[str, Read] = {}
     for name in result["metrics"]["train"]:
         rows |= {f"{split} {name}": metric(split, name) for split in ("train", "validation", "test")}
-        sign = "test - train" if name in ("loss", "perplexity") else "train - test"
+        sign = "test - train" if is_cost(name) else "train - test"
         rows[f"{name} gap ({sign})"] = gap("test", name)
     if result["similarity"]:
         rows["mean similarity after training"] = lambda found: mean_similarity(found, "after")

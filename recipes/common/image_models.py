@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import timm
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
+from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
 from common.data import Split
 from common.images import ImageArguments, ImageModelArguments, channel_statistics
 from common.transformers_models import apply_model_args, label_settings
-from hf_diversity import cifar_models, small_models  # noqa: F401  register their architectures in timm
+from hf_diversity.models import build_timm_model, is_timm_name, load_config
 from hf_diversity.timm_models import wrap_timm_model
 
 
@@ -43,23 +42,11 @@ def build_image_model(
         ValueError: there is no such model, or it cannot be built with these arguments.
     """
     name = arguments.model
-    is_folder = Path(name).expanduser().is_dir()
-    if not is_folder and "/" not in name:
-        if not timm.is_model(name):
-            close = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "timm.list_models() lists them"
-            raise ValueError(f"model {name!r} is neither a timm architecture nor a folder: {hint}")
+    if is_timm_name(name):
         return _from_timm(name, arguments, data, label_names, train, column)
     if arguments.weights is not None:
         raise ValueError("weights belongs to timm architectures: for a folder or Hub id, type pretrained: true")
-    try:
-        config = AutoConfig.from_pretrained(name, **label_settings(label_names))
-    except Exception as error:
-        # Whatever went wrong (with and without a network), the user's question is the same.
-        raise ValueError(
-            f"model {name!r}: neither a local folder with config.json nor on the Hub; type a timm architecture, a "
-            f"path that exists or a Hub id ({type(error).__name__}: {error})"
-        ) from error
+    config = load_config(name, settings=label_settings(label_names))
     if config.model_type == "timm_wrapper" and not arguments.pretrained:
         # transformers would draw other initial weights than timm does (std 0.02 in every convolution).
         arguments = ImageModelArguments(
@@ -93,24 +80,18 @@ def _from_timm(
     if not starts_pretrained:
         # The whole image: cutting off its border is a habit of ImageNet evaluation.
         overlay |= {"crop_pct": 1.0}
-    source = {}
-    if arguments.weights is not None:
-        path = Path(arguments.weights).expanduser()
-        if not path.is_file():
-            raise ValueError(f"weights {arguments.weights}: no such file")
-        source = {"pretrained_cfg_overlay": {"file": str(path)}}
+    file = None if arguments.weights is None else Path(arguments.weights).expanduser()
+    if file is not None and not file.is_file():
+        raise ValueError(f"weights {arguments.weights}: no such file")
     try:
-        model = timm.create_model(
-            name, pretrained=starts_pretrained, num_classes=len(label_names), **source, **model_args
-        )
+        model = build_timm_model(name, starts_pretrained, file, {"num_classes": len(label_names), **model_args})
     except (TypeError, RuntimeError, AssertionError, ValueError) as error:
         raise ValueError(f"timm.create_model({name!r}) failed with model_args {model_args}: {error}") from error
     model = wrap_timm_model(model, model_args)
     for key, value in label_settings(label_names).items():
         setattr(model.config, key, value)
-    # What AutoImageProcessor reads when the checkpoint is reloaded. Where weights came from is no part of it.
+    # What AutoImageProcessor reads when the checkpoint is reloaded
     pretrained_cfg = {**model.config.pretrained_cfg, **overlay}
-    pretrained_cfg.pop("file", None)
     model.config.pretrained_cfg = pretrained_cfg
     return ImageModel(model, TimmWrapperImageProcessor(dict(pretrained_cfg), architecture=name), mode)
 

@@ -8,6 +8,7 @@ import numpy as np
 from PIL.Image import Image
 
 from common.arguments import LabelledDataArguments, ModelArguments
+from common.corruptions import CORRUPTIONS, SEVERITIES
 from hf_diversity.data.columns import IMAGE_COLUMNS, find_image_column
 from hf_diversity.data.examples import Split
 
@@ -66,10 +67,25 @@ class ImageArguments(LabelledDataArguments):
         },
     )
     crop_padding: int = field(default=4, metadata={"help": "Pixels added on each side before 'crop'."})
+    test_corruptions: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Evaluate the test set, at the end, under each of these corruptions as well, any of: "
+            f"{', '.join(CORRUPTIONS)}. Each image's is the same in every run."
+        },
+    )
+    corruption_severity: int = field(
+        default=3, metadata={"help": "Strength of test_corruptions, 1 to 5, as of CIFAR-10-C."}
+    )
 
     def __post_init__(self):
-        """Refuse augmentations that do not exist."""
+        """Refuse augmentations and corruptions that do not exist."""
         super().__post_init__()
+        for name in self.test_corruptions or ():
+            if name not in CORRUPTIONS:
+                raise ValueError(f"test_corruptions {name!r} is unknown: choose from {', '.join(CORRUPTIONS)}")
+        if self.corruption_severity not in SEVERITIES:
+            raise ValueError(f"corruption_severity is {self.corruption_severity}: it must be from 1 to 5")
         for name in self.augmentation or ():
             if name not in AUGMENTATIONS:
                 raise ValueError(f"augmentation {name!r} is unknown: choose from {', '.join(AUGMENTATIONS)}")

@@ -43,6 +43,7 @@ class Prepared:
         loss_is_a_mean: the model's loss ignores `num_items_in_batch` although its forward pass takes it
             (transformers#47688), and would come out too large with several processes or accumulation steps.
         data: further lines about the data for the results.
+        corrupted: the test set under each corruption, by its name.
     """
 
     task: str
@@ -59,6 +60,7 @@ class Prepared:
     measured_at_once: int = 256
     loss_is_a_mean: bool = False
     data: Mapping[str, Any] = field(default_factory=dict)
+    corrupted: Mapping[str, Dataset] = field(default_factory=dict)
 
 
 def run_recipe(
@@ -133,6 +135,7 @@ def run_recipe(
         data={**describe_data(data_arguments, splits), **prepared.data},
         usage=prepared.usage,
         measured_at_once=prepared.measured_at_once,
+        corrupted=prepared.corrupted,
         checkpoint=checkpoint,
         callbacks=callbacks,
     )

@@ -9,10 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from hf_diversity import DiversityConfig, cards
-from hf_diversity.cards.training_log import training_log_rows
+from hf_diversity import DiversityConfig, cards, plots
+from hf_diversity.cards.log_table import training_log_rows
+from hf_diversity.cards.repeat import environment_sentence
+from hf_diversity.plots.saving import save_figures
 
 logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "validation", "test")
+# The mean of each metric over the corruptions of the test set
+CORRUPTED = "test_corrupted"
 
 
 def write_figures(folder: Path, results: dict[str, Any], matrices: dict[str, np.ndarray]) -> list[str]:
@@ -28,14 +34,10 @@ def write_figures(folder: Path, results: dict[str, Any], matrices: dict[str, np.
     """
     try:
         import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-
-        from hf_diversity import plots
     except ImportError:
         logger.warning('no figures: matplotlib is not installed; type: pip install "hf_diversity[plots]"')
         return []
+    matplotlib.use("Agg")
     history = results["history"]
     figures = {}
     if any("loss" in record for record in history):
@@ -47,10 +49,7 @@ def write_figures(folder: Path, results: dict[str, Any], matrices: dict[str, np.
         figures["gap.png"] = plots.gap_curves({results["name"]: [history]}, metrics=metrics)
     if matrices:
         figures["similarity.png"] = plots.similarity_matrices(matrices)
-    for name, (figure, _) in figures.items():
-        figure.savefig(folder / name, dpi=120)
-        pyplot.close(figure)
-    return list(figures)
+    return save_figures(figures, folder)
 
 
 def write_card(folder: Path, results: dict[str, Any], usage: str) -> None:
@@ -73,9 +72,11 @@ def make_card(results: dict[str, Any], usage: str) -> cards.Card:
         for when, layers in measured.items()
         for layer, values in layers.items()
     ]
-    software = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    hardware, seeds = results["hardware"], results["seeds"]
-    drawn = ", ".join(f"{name} {value}" for name, value in seeds.items() if value is not None)
+    hardware = results["hardware"]
+    seeds = ", ".join(f"{name} {value}" for name, value in results["seeds"].items() if value is not None)
+    device = (
+        f"{hardware['device']} ({hardware['name']}), {hardware['threads']} thread(s) each; {training['seconds']:.0f} s"
+    )
     return cards.Card(
         name=f"{model['name']} on {data['name']}: {results['name']}",
         diversity=DiversityConfig.from_dict(results["diversity"]["config"]),
@@ -87,7 +88,7 @@ def make_card(results: dict[str, Any], usage: str) -> cards.Card:
         parameters=model["parameters"],
         datasets=[cards.Dataset(data["name"], data["hub_id"], results["arguments"].get("benchmark_task"))],
         layers=results["diversity"].get("layers") or list(measured.get("after", {})),
-        metrics=results["metrics"],
+        metrics={name: results["metrics"][name] for name in (*SPLITS, CORRUPTED) if name in results["metrics"]},
         gaps=results["gaps"],
         twins=[cards.Twin(twin["name"], twin["metrics"], twin.get("gaps", {})) for twin in results["twins"]],
         notes=_notes(results),
@@ -97,10 +98,7 @@ def make_card(results: dict[str, Any], usage: str) -> cards.Card:
         usage=usage,
         command=results["command"],
         settings=results["arguments"],
-        environment=[
-            f"{drawn}; {software}; {hardware['processes']} process(es) on {hardware['device']} ({hardware['name']}), "
-            f"{hardware['threads']} thread(s) each; {training['seconds']:.0f} s."
-        ],
+        environment=[environment_sentence(seeds, results["versions"], hardware["processes"], device)],
         license=results["arguments"].get("license"),
         tags=[results["task"], *(["timm"] if model["library"] == "timm" else [])],
     )
@@ -118,17 +116,34 @@ def _notes(results: dict[str, Any]) -> list[str]:
         notes.insert(1, f"{data['noisy_labels']:,} training labels were replaced by random ones.")
     if results["similarity"]:
         notes.append("Similarity was measured on the validation examples.")
+    if under := _under_corruption(results):
+        notes.append(
+            f"The test examples were also evaluated once under each corruption: {under}. Kinds and strengths are "
+            "those of CIFAR-10-C (Hendrycks & Dietterich, 2019); translation is none of them."
+        )
     return notes
+
+
+def _under_corruption(results: dict[str, Any]) -> str:
+    """The accuracy under each corruption, and their mean; nothing if there were none."""
+    found = {name: values["accuracy"] for name, values in results["metrics"].items() if name not in SPLITS}
+    if not found:
+        return ""
+    mean, severity = found.pop(CORRUPTED), results["arguments"].get("corruption_severity", 3)
+    listed = ", ".join(f"{name.removeprefix('test_')} {accuracy:.4f}" for name, accuracy in found.items())
+    return f"accuracy at severity {severity}: {listed}; mean {mean:.4f} (`{CORRUPTED}`)"
 
 
 def _metrics_table(results: dict[str, Any]) -> list[str]:
     metrics, gaps = results["metrics"], results["gaps"]
     rows = ["| metric | train | validation | test | gap to validation | gap to test |", "|---|---|---|---|---|---|"]
     for name in metrics["train"]:
-        values = [metrics[split][name] for split in ("train", "validation", "test")]
+        values = [metrics[split][name] for split in SPLITS]
         values += [gaps[split][name] for split in ("validation", "test")]
         rows.append(f"| {name} | " + " | ".join(f"{value:.4f}" for value in values) + " |")
-    return rows + ["", "A positive gap means worse than on the training examples (evaluated without augmentation)."]
+    rows += ["", "A positive gap means worse than on the training examples (evaluated without augmentation)."]
+    under = _under_corruption(results)
+    return [*rows, "", f"Test set under corruption, {under}."] if under else rows
 
 
 def read_twin(folder: str | Path) -> dict[str, Any]:

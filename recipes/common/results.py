@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +12,7 @@ from typing import Any
 
 import torch
 
-from hf_diversity.cards.settings import without_paths
-from hf_diversity.publishing.secrets import mask_arguments
+from hf_diversity.cards.repeat import typed_command
 from hf_diversity.versions import installed_versions
 
 PACKAGES = ("hf-diversity", "torch", "transformers", "accelerate", "datasets", "timm", "numpy")
@@ -38,8 +36,8 @@ def command(words: Sequence[str] | None = None) -> str:
     if words and Path(words[0]).is_absolute():
         # accelerate passes the script's full path on; people type it from the repository's root.
         words[0] = "/".join(Path(words[0]).parts[-2:])
-    launcher = "accelerate launch" if "ACCELERATE_MIXED_PRECISION" in os.environ else "python"
-    return " ".join([launcher, *(shlex.quote(without_paths(word)) for word in mask_arguments(words))])
+    launcher = ["accelerate", "launch"] if "ACCELERATE_MIXED_PRECISION" in os.environ else ["python"]
+    return typed_command(launcher, words)
 
 
 def write_results(folder: Path, results: dict[str, Any]) -> None:

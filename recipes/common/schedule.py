@@ -1,4 +1,4 @@
-"""SGD with momentum and a learning rate that falls in steps, which TrainingArguments cannot say in every version."""
+"""What TrainingArguments cannot say in every version: SGD's momentum, and steps of the learning rate and lambda."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from torch.optim.lr_scheduler import MultiStepLR
 from transformers import TrainingArguments
 
 from common.arguments import RunArguments
+from common.diversity_schedule import make_diversity_schedule
 from hf_diversity import DiversityTrainer
 
 
 class RecipeTrainer(DiversityTrainer):
-    """DiversityTrainer with the optimiser's momentum and the learning rate's steps of a recipe.
+    """DiversityTrainer with a recipe's momentum, steps of the learning rate and schedule of the regulariser.
 
     Args:
         *args: those of DiversityTrainer.
-        run: `momentum`, `lr_milestones` and `lr_factor`.
+        run: `momentum`, `lr_milestones`, `lr_factor` and `diversity_schedule`.
         **kwargs: those of DiversityTrainer.
 
     Raises:
@@ -39,6 +40,8 @@ class RecipeTrainer(DiversityTrainer):
             )
         if run.lr_milestones is not None and settings.get_warmup_steps(100):
             raise ValueError("lr_milestones go without warm-up: type warmup_steps: 0, or leave lr_milestones out")
+        if (schedule := make_diversity_schedule(run.diversity_schedule)) is not None:
+            kwargs["callbacks"] = [*(kwargs.get("callbacks") or ()), schedule]
         super().__init__(*args, **kwargs)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:

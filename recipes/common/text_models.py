@@ -11,6 +11,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer, PreTrainedMo
 
 from common.arguments import ModelArguments
 from common.transformers_models import apply_model_args
+from hf_diversity.models import load_config
 
 
 @dataclass
@@ -75,13 +76,7 @@ def build_text_model(
         apply_model_args(AutoConfig.for_model(name), arguments.model_args)
         config = AutoConfig.for_model(name, **wanted, **settings)
     else:
-        try:
-            config = AutoConfig.from_pretrained(name, **settings)
-        except Exception as error:
-            raise ValueError(
-                f"model {name!r}: neither a local folder with config.json nor on the Hub; type a path that exists, a "
-                f"Hub id or, without pretrained, a kind of model such as bert ({type(error).__name__}: {error})"
-            ) from error
+        config = load_config(name, settings=settings, instead="a kind of model such as bert (without pretrained)")
         apply_model_args(config, arguments.model_args)
     if len(tokenizer) > config.get_text_config().vocab_size:
         raise ValueError(

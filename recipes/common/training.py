@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,14 +20,14 @@ from common import report
 from common.arguments import RunArguments
 from common.results import command, hardware, versions, write_results
 from hf_diversity import DiversityConfig, metrics
+from hf_diversity.cards.card_mixin import regularised_layers
 from hf_diversity.cards.settings import changed_fields, plain
-from hf_diversity.cards.trainer import regularised_layers
 from hf_diversity.diagnostics import LayerDiagnostics, generalization_gaps, measure_diagnostics
 from hf_diversity.evaluation import LayerMeasurement, measure_layers
 from hf_diversity.publishing.commit import Destination, PushError, publish
+from hf_diversity.trainer_metrics import bare_metrics
 
 WRITTEN = ("results.json", "README.md", "diversity_config.json", "similarity.npz", "predictions.npz")
-SPLITS = ("train", "validation", "test")
 Measured = LayerMeasurement | LayerDiagnostics
 
 
@@ -105,6 +106,7 @@ def train_and_report(
     data: Mapping[str, Any],
     usage: str,
     measured_at_once: int,
+    corrupted: Mapping[str, torch.utils.data.Dataset] | None = None,
     checkpoint: str | None = None,
     callbacks: list[TrainerCallback] | None = None,
 ) -> dict[str, Any]:
@@ -123,6 +125,8 @@ def train_and_report(
         data: "name", "hub_id", "noisy_labels" and so on, for the results.
         usage: Python code that loads the model and predicts, for the README.
         measured_at_once: examples in a batch, over all processes, when similarity is measured.
+        corrupted: the test set under each corruption, by its name; evaluated once each, after the test set, as
+            "test_<name>", and their mean as `report.CORRUPTED`.
         checkpoint: where to resume.
         callbacks: take the place of Trainer's own progress bar.
 
@@ -164,14 +168,21 @@ def train_and_report(
     if run.measure_similarity:
         measured["after"] = measure(trainer, sets["validation"], diversity, measured_at_once, run.diagnostics)
     values, predicted = {}, {}
-    for name in SPLITS if run.evaluate_test else SPLITS[:-1]:
+    for name in report.SPLITS if run.evaluate_test else report.SPLITS[:-1]:
         values[name], predicted[name] = _evaluate(trainer, sets[name], name)
+    gaps = {other: generalization_gaps(values["train"], values[other]) for other in values if other != "train"}
+    if run.evaluate_test and corrupted:
+        under = {f"test_{name}": _evaluate(trainer, images, f"test_{name}")[0] for name, images in corrupted.items()}
+        values |= under
+        values[report.CORRUPTED] = {
+            key: statistics.fmean(found[key] for found in under.values()) for key in values["test"]
+        }
 
     results: dict[str, Any] = {
         "name": name_of(diversity),
         "task": task,
         "metrics": values,
-        "gaps": {other: generalization_gaps(values["train"], values[other]) for other in values if other != "train"},
+        "gaps": gaps,
         "similarity": {
             when: {name: _describe(layer) for name, layer in layers.items()} for when, layers in measured.items()
         },
@@ -259,13 +270,7 @@ def _evaluate(
     trainer: Trainer, examples: torch.utils.data.Dataset, name: str
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     output = trainer.predict(examples, metric_key_prefix=name)
-    technical = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
-    kept = {}
-    for key, value in output.metrics.items():
-        short = key.removeprefix(f"{name}_")
-        if short != key and not short.startswith(technical):
-            kept[short] = float(value)
-    return kept, {"predictions": output.predictions, "labels": output.label_ids}
+    return bare_metrics(output.metrics, name), {"predictions": output.predictions, "labels": output.label_ids}
 
 
 def _describe(layer: Measured) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.comparison import gap, metric, over_layers
+from common.report import CORRUPTED
 
 from studies.inference import Interval, PairedDifference, holm, mean_interval, paired_difference
-from studies.plan import Study, choose, varied_fields
+from studies.plan import Study, choose, merge, varied_fields
 
 Record = Mapping[str, Any]
 
@@ -49,6 +50,22 @@ MEASURES = {
     ),
     "seconds": Measure("seconds of training", lambda record: record["training"]["seconds"], 0, tested=False),
 }
+# Means over the corruptions of the test images, in conditions that have any
+CORRUPTED_MEASURES = {
+    f"{CORRUPTED}_{name}": Measure(f"mean {name.replace('_', ' ')} under corruption", metric(CORRUPTED, name), better)
+    for name, better in (("accuracy", 1), ("loss", -1), ("calibration_error", -1))
+}
+
+
+def measures_of(study: Study, condition: str) -> dict[str, Measure]:
+    """Return `MEASURES`, and those of the corrupted test images that a condition has."""
+    names = merge(study.arguments, study.conditions[condition]).get("test_corruptions") or []
+    names = [names] if isinstance(names, str) else names
+    each = {
+        f"test_{name}_accuracy": Measure(f"accuracy under {name}", metric(f"test_{name}", "accuracy"), 1)
+        for name in names
+    }
+    return {**MEASURES, **(CORRUPTED_MEASURES if names else {}), **each}
 
 
 @dataclass(frozen=True)
@@ -94,21 +111,22 @@ def analyse(study: Study, records: Mapping[str, Record]) -> dict[str, dict[str, 
 
 
 def _analyse_condition(study: Study, condition: str, records: Mapping[str, Record]) -> dict[str, MethodResult]:
+    measures = measures_of(study, condition)
     chosen = choose(study, condition, records)
     finals: dict[str, dict[int, Record]] = {}
     for run in study.final_runs(condition, chosen):
         if run.id in records:
             finals.setdefault(run.method, {})[run.seed] = records[run.id]
     scores = _scores(study, condition, chosen, records)
-    by_seed = {method: _values(found) for method, found in finals.items()}
+    by_seed = {method: _values(found, measures) for method, found in finals.items()}
     results = {}
     for method, found in finals.items():
         values = by_seed[method]
         differences = {}
         if method != study.reference and study.reference in by_seed:
-            differences = _differences(values, by_seed[study.reference])
+            differences = _differences(values, by_seed[study.reference], measures)
         varied = varied_fields(study.methods[method])
-        columns = {name: [row[name] for row in values.values()] for name in MEASURES} if values else {}
+        columns = {name: [row[name] for row in values.values()] for name in measures} if values else {}
         results[method] = MethodResult(
             setting=varied[chosen[method]],
             scores=list(zip(varied, scores[method], strict=True)),
@@ -123,24 +141,26 @@ def _analyse_condition(study: Study, condition: str, records: Mapping[str, Recor
     return results
 
 
-def _values(found: Mapping[int, Record]) -> dict[int, dict[str, float]]:
+def _values(found: Mapping[int, Record], measures: Mapping[str, Measure]) -> dict[int, dict[str, float]]:
     """Every measure of the runs that did not diverge, by seed."""
     done = {seed: record for seed, record in found.items() if record["status"] == "done"}
     return {
-        seed: {name: float(measure.read(record)) for name, measure in MEASURES.items()}
+        seed: {name: float(measure.read(record)) for name, measure in measures.items()}
         for seed, record in done.items()
     }
 
 
 def _differences(
-    values: Mapping[int, Mapping[str, float]], reference: Mapping[int, Mapping[str, float]]
+    values: Mapping[int, Mapping[str, float]],
+    reference: Mapping[int, Mapping[str, float]],
+    measures: Mapping[str, Measure],
 ) -> dict[str, PairedDifference]:
     shared = [seed for seed in values if seed in reference]
     if not shared:
         return {}
     return {
         name: paired_difference([values[seed][name] for seed in shared], [reference[seed][name] for seed in shared])
-        for name, measure in MEASURES.items()
+        for name, measure in measures.items()
         if measure.tested
     }
 
@@ -175,7 +195,8 @@ def _at_edge(settings: list[dict[str, Any]], chosen: int) -> list[str]:
 
 def _correct(found: dict[str, dict[str, MethodResult]]) -> None:
     """Correct the p values of each measure for all its comparisons, over methods and conditions."""
-    for name in MEASURES:
+    tested = {name for results in found.values() for result in results.values() for name in result.differences}
+    for name in tested:
         places = [
             (condition, method)
             for condition, results in found.items()

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hf_diversity.plots.saving import save_figures
 from hf_diversity.plots.style import COLOURS, import_pyplot
-from studies.analysis import MEASURES, MethodResult
+from studies.analysis import CORRUPTED_MEASURES, MEASURES, MethodResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Results = Mapping[str, Mapping[str, MethodResult]]
 COMPARED = ("test_accuracy", "accuracy_gap", "test_loss", "loss_gap", "calibration_error")
+# Drawn as well where test images were corrupted
+CORRUPTED_ACCURACY = "test_corrupted_accuracy"
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
@@ -27,8 +30,8 @@ def difference_figure(results: Results, reference: str) -> tuple[Figure, np.ndar
         reference: name of the method that the others are compared with.
 
     Returns:
-        The figure, and its axes, one for each measure of `COMPARED`. Conditions differ in colour and marker. A filled
-        marker stands for p < 0.05 after Holm's correction.
+        The figure, and its axes, one for each measure of `COMPARED`, and of `CORRUPTED_ACCURACY` if it is there.
+        Conditions differ in colour and marker. A filled marker stands for p < 0.05 after Holm's correction.
 
     Raises:
         ValueError: there is no difference to draw.
@@ -38,11 +41,16 @@ def difference_figure(results: Results, reference: str) -> tuple[Figure, np.ndar
         raise ValueError("no method has a finished final run with a seed that the reference has too")
     pyplot = import_pyplot()
     height = 1.6 + 0.34 * len(methods) * max(1, 0.6 * len(results))
+    names = [
+        name
+        for name in (*COMPARED, CORRUPTED_ACCURACY)
+        if any(name in result.differences for found in results.values() for result in found.values())
+    ]
     figure, axes = pyplot.subplots(
-        1, len(COMPARED), figsize=(3.1 * len(COMPARED), height), sharey=True, layout="constrained"
+        1, len(names), figsize=(3.1 * len(names), height), sharey=True, layout="constrained"
     )
     offsets = _offsets(len(results))
-    for axis, name in zip(axes, COMPARED, strict=True):
+    for axis, name in zip(axes, names, strict=True):
         for index, (condition, found) in enumerate(results.items()):
             colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
             for place, method in enumerate(methods):
@@ -62,7 +70,7 @@ def difference_figure(results: Results, reference: str) -> tuple[Figure, np.ndar
                     linewidth=1.4,
                 )
             axis.plot([], [], color=colour, marker=marker, markerfacecolor="white", label=condition)
-        measure = MEASURES[name]
+        measure = {**MEASURES, **CORRUPTED_MEASURES}[name]
         axis.axvline(0, color="0.5", linewidth=0.9, zorder=0)
         axis.grid(axis="x", alpha=0.25)
         axis.set_title(measure.title, fontsize=10)
@@ -142,13 +150,9 @@ def write_figures(folder: Path, results: Results, reference: str) -> list[str]:
     import matplotlib
 
     matplotlib.use("Agg")
-    pyplot = import_pyplot()
     figures = {}
     if any(result.differences for found in results.values() for result in found.values()):
         figures["differences.png"] = difference_figure(results, reference)
     if any(result.seeds for found in results.values() for result in found.values()):
         figures["accuracy.png"] = accuracy_figure(results)
-    for name, (figure, _) in figures.items():
-        figure.savefig(folder / name, dpi=130)
-        pyplot.close(figure)
-    return list(figures)
+    return save_figures(figures, folder, dpi=130)

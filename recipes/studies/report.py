@@ -13,10 +13,10 @@ import scipy
 import statsmodels
 
 from hf_diversity.cards.settings import plain
-from studies.analysis import MEASURES, MethodResult, Record, analyse
-from studies.figures import COMPARED, write_figures
+from studies.analysis import CORRUPTED_MEASURES, MEASURES, Measure, MethodResult, Record, analyse, measures_of
+from studies.figures import COMPARED, CORRUPTED_ACCURACY, write_figures
 from studies.inference import Interval
-from studies.plan import Study
+from studies.plan import Study, merge
 from studies.progress import finished_runs, readable
 
 Results = Mapping[str, Mapping[str, MethodResult]]
@@ -40,6 +40,11 @@ READING = """
   2017).
 - Similarity (gamma at the median distance between units) and effective rank (of the covariance) are those of the last
   hidden layer, or of the layers that were regularised, on the validation examples.
+"""
+UNDER_CORRUPTION = """\
+- Kinds and strengths of the corruptions are those of CIFAR-10-C (Hendrycks & Dietterich, 2019), translation excepted.
+  Corrupted images are the same in every run, and were evaluated once for each method and seed. Means are over these
+  kinds.
 """
 
 
@@ -85,15 +90,28 @@ def _page(
         yield ""
         yield from _words(study, found)
         yield ""
-        yield from _table(found, list(MEASURES), _mean_cell)
+        yield from _table(found, MEASURES, _mean_cell)
         yield ""
         others = {method: result for method, result in found.items() if result.differences}
+        measures = measures_of(study, condition)
         if others:
             yield f"Difference to {study.reference}, paired by seed:"
             yield ""
-            yield from _table(others, list(COMPARED), _difference_cell)
+            yield from _table(others, {name: MEASURES[name] for name in COMPARED}, _difference_cell)
             yield ""
-            yield from _details(others)
+        if corrupted := {name: measure for name, measure in measures.items() if name not in MEASURES}:
+            severity = merge(study.arguments, study.conditions[condition]).get("corruption_severity", 3)
+            yield f"On corrupted test images, severity {severity}:"
+            yield ""
+            yield from _table(found, corrupted, _mean_cell)
+            yield ""
+            if others:
+                yield f"Difference to {study.reference} on corrupted test images, paired by seed:"
+                yield ""
+                yield from _table(others, corrupted, _difference_cell)
+                yield ""
+        if others:
+            yield from _details(others, measures)
             yield ""
         yield "Settings: chosen on the validation set, and what the others reached there (mean over the tuning seeds)."
         yield ""
@@ -111,6 +129,8 @@ def _page(
         comparisons=comparisons,
         clear=CLEAR,
     ).rstrip()
+    if any(len(measures_of(study, condition)) > len(MEASURES) for condition in study.conditions):
+        yield UNDER_CORRUPTION.rstrip()
 
 
 def _what_was_run(study: Study, records: Mapping[str, Record]) -> Iterable[str]:
@@ -152,8 +172,7 @@ def _words(study: Study, found: Mapping[str, MethodResult]) -> Iterable[str]:
     others = {method: result for method, result in found.items() if result.differences}
     if study.reference not in found:
         yield f"{study.reference} has no finished final run: nothing can be compared yet."
-    for name in COMPARED if others else ():
-        measure = MEASURES[name]
+    for name, measure in _told(found).items() if others else ():
         clear = [
             (method, result.differences[name].difference.mean)
             for method, result in others.items()
@@ -182,6 +201,14 @@ def _words(study: Study, found: Mapping[str, MethodResult]) -> Iterable[str]:
         yield f"- Without a final run so far: {', '.join(missing)}."
 
 
+def _told(found: Mapping[str, MethodResult]) -> dict[str, Measure]:
+    """What is said in words."""
+    told = {name: MEASURES[name] for name in COMPARED}
+    if any(CORRUPTED_ACCURACY in result.differences for result in found.values()):
+        told[CORRUPTED_ACCURACY] = CORRUPTED_MEASURES[CORRUPTED_ACCURACY]
+    return told
+
+
 def _named(method: str, difference: float, name: str) -> str:
     return f"{method} ({difference:+.{_digits(name)}f})"
 
@@ -191,13 +218,13 @@ def _digits(name: str) -> int:
 
 
 def _table(
-    found: Mapping[str, MethodResult], names: list[str], cell: Callable[[MethodResult, str], str]
+    found: Mapping[str, MethodResult], measures: Mapping[str, Measure], cell: Callable[[MethodResult, str], str]
 ) -> Iterable[str]:
-    yield "| method | " + " | ".join(MEASURES[name].title for name in names) + " |"
-    yield "|---" * (len(names) + 1) + "|"
+    yield "| method | " + " | ".join(measure.title for measure in measures.values()) + " |"
+    yield "|---" * (len(measures) + 1) + "|"
     for method, result in found.items():
         if result.seeds:
-            yield f"| {method} | " + " | ".join(cell(result, name) for name in names) + " |"
+            yield f"| {method} | " + " | ".join(cell(result, name) for name in measures) + " |"
 
 
 def _mean_cell(result: MethodResult, name: str) -> str:
@@ -214,7 +241,7 @@ def _interval(interval: Interval, digits: int, sign: str) -> str:
     return f"{interval.mean:{sign}.{digits}f}{ends}"
 
 
-def _details(found: Mapping[str, MethodResult]) -> Iterable[str]:
+def _details(found: Mapping[str, MethodResult], measures: Mapping[str, Measure]) -> Iterable[str]:
     heads = ["method", "measure", "difference", "95 % t interval", "95 % BCa bootstrap", "p", "p (Holm)"]
     heads += ["higher / lower with", "seeds"]
     yield "<details><summary>p values, bootstrap intervals and signs</summary>"
@@ -222,9 +249,9 @@ def _details(found: Mapping[str, MethodResult]) -> Iterable[str]:
     yield f"| {' | '.join(heads)} |"
     yield "|---" * len(heads) + "|"
     for method, result in found.items():
-        for name in COMPARED:
-            one, digits = result.differences[name], _digits(name)
-            cells = [method, MEASURES[name].title, f"{one.difference.mean:+.{digits}f}"]
+        for name, one in result.differences.items():
+            digits = _digits(name)
+            cells = [method, measures[name].title, f"{one.difference.mean:+.{digits}f}"]
             for low, high in (
                 (one.difference.low, one.difference.high),
                 (one.bootstrap_low, one.bootstrap_high),

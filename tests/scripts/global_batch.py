@@ -6,16 +6,18 @@ Prints one JSON line per measure from the main process, with the largest differe
 import json
 import sys
 
+import own_measures  # noqa: F401  # registers two
 import torch
 from accelerate import Accelerator
 from launch import leave
 from torch.nn.parallel import DistributedDataParallel
 
 from hf_diversity import functional
-from hf_diversity.config import SIMILARITY_MEASURES, DiversityConfig
+from hf_diversity.config import DiversityConfig
 from hf_diversity.distributed import mean_over_samples, text_of_process_zero, world_size
 from hf_diversity.evaluation import DiversityMeter
 from hf_diversity.measures import make_measure
+from hf_diversity.registry import has_gamma
 from hf_diversity.regularizer import DiversityRegularizer
 
 GAMMAS = (0.7, "median", "scale")
@@ -38,8 +40,8 @@ def main(sync="global", dtype=torch.float64):
     inputs = torch.randn(20, 6, dtype=dtype)
     start = sum(shards(20, processes)[:rank])
     mine = inputs[start : start + shards(20, processes)[rank]]
-    for measure in ("direct", "det", "logdet", "decov", "vcreg", "correlation", "none"):
-        for gamma in GAMMAS if measure in SIMILARITY_MEASURES else ("median",):
+    for measure in ("direct", "det", "logdet", "decov", "vcreg", "correlation", "gram", "laplacian", "none"):
+        for gamma in GAMMAS if has_gamma(measure) else ("median",):
             invariant = gamma == "scale"
             config = DiversityConfig(
                 measure=measure, gamma="median" if invariant else gamma, scale_invariant=invariant,
@@ -108,6 +110,8 @@ def main(sync="global", dtype=torch.float64):
     mean.sum().backward()
     assert torch.equal(mean, torch.ones(3)), mean
     assert torch.equal(values.grad, torch.full((3,), float(processes if rank == 0 else 0))), values.grad
+    [mean] = mean_over_samples([torch.tensor(float("nan") if rank else 5.0)], 0 if rank else 4)  # of no sample
+    assert mean == 5
     leave(accelerator)
 
 

@@ -13,6 +13,7 @@ from hf_diversity.diagnostics import layer_diagnostics
 from hf_diversity.functional import DEFAULT_JITTER
 from hf_diversity.measures import SimilarityMeasure, make_measure
 from hf_diversity.metrics.inputs import checked_columns
+from hf_diversity.registry import MEASURES
 
 _DESCRIPTION = (
     "Within-layer diversity says how redundant the units of a layer are. From activations a, N samples of D units, it "
@@ -70,10 +71,8 @@ class WithinLayerDiversity(evaluate.Measurement):  # type: ignore[misc]  # evalu
         config = DiversityConfig(measure=measure, reduction=reduction, gamma=gamma, jitter=jitter)
         kind = make_measure(config)
         if not isinstance(kind, SimilarityMeasure):
-            raise ValueError(
-                f"measure is {measure!r}, which is not made from the similarity of units; type "
-                f"hf_diversity.functional.{measure}(...)"
-            )
+            known = f"hf_diversity.functional.{measure}(...)" if measure in MEASURES else 'measure="direct"'
+            raise ValueError(f"measure is {measure!r}, which is not made from the similarity of units; type {known}")
         found = layer_diagnostics(_matrix(features), None if config.gamma == "median" else float(config.gamma))
         diversity = kind.value(kind.from_similarity(found.similarity), found.num_units, found.num_samples)
         sizes = {"num_samples": found.num_samples, "num_units": found.num_units}

@@ -7,14 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from ..config import DiversityConfig
+from ..diagnostics.memory import check_memory
 from ..inspection import NO_ACTIVATIONS_OF_THEIR_OWN, LayerRow, inspect_layers
 from ..layers import find_layers
 from .loading import LoadedModel
 
 # Units beyond which a pattern leaves a layer out: logits over a vocabulary, say. A matrix of 4,096 units has 134 MB
 _MOST_UNITS = 4096
-_MOST_BYTES = 8 * 2**30
-_MATRICES = 6  # float64 and D x D for each layer and split, see DiagnosticsMeter
 
 
 def choose_layers(
@@ -84,10 +83,4 @@ def _problem(row: LayerRow | None, is_pattern: bool, is_head: bool) -> str:
 
 
 def _check_memory(rows: Sequence[LayerRow]) -> None:
-    needed = sum(_MATRICES * 8 * (row.units or 0) ** 2 for row in rows)
-    if needed > _MOST_BYTES:
-        widest = max(rows, key=lambda row: row.units or 0)
-        raise ValueError(
-            f"{len(rows)} layers, the widest {widest.name!r} with {widest.units:,} units, would need about "
-            f"{needed / 2**30:.0f} GB for their similarity matrices; type --layers with fewer or narrower ones"
-        )
+    check_memory({row.name: row.units or 0 for row in rows}, "type --layers with fewer or narrower ones")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ..trainer_metrics import TECHNICAL
 from .markdown import as_float
 
 MOST_ROWS = 20
-TECHNICAL = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 _LEFT_OUT = (*TECHNICAL, "activation_norm", "gamma")
 
 

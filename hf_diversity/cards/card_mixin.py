@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import re
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,13 +20,15 @@ from transformers.utils import logging
 from .. import plots
 from ..compat import taking_what_takes
 from ..config import DiversityConfig
+from ..plots.saving import save_figures
 from ..publishing.commit import HERE
-from ..publishing.secrets import mask_arguments
+from ..trainer_metrics import bare_metrics
 from ..versions import installed_versions
 from .card import NAME, TAGS, Card, Dataset, is_hub_id, render_regulariser, save
+from .log_table import training_log_rows
+from .repeat import environment_sentence, typed_command
 from .settings import changed_fields
-from .training_log import TECHNICAL, training_log_rows
-from .usage import usage_code
+from .usage import is_timm, usage_code
 
 logger = logging.get_logger(__name__)
 
@@ -86,11 +87,10 @@ class CardMixin(_TrainerBase):
         metrics, gaps = _last_evaluations(history, self.eval_dataset)
         tasks = _as_list(summary.tasks)
         repo = getattr(self, "hub_model_id", None) or self.args.hub_model_id
-        is_timm = type(model).__name__ == "TimmWrapperForImageClassification"
         return Card(
             name=summary.model_name,
             task=tasks[0] if tasks else None,
-            library="timm" if is_timm else "transformers",
+            library="timm" if is_timm(model) else "transformers",
             base_model=summary.finetuned_from or None,
             start="fine-tuned" if summary.finetuned_from else "",
             parameters=sum(p.numel() for p in model.parameters()),
@@ -156,14 +156,11 @@ def _draw_training(history: list[dict[str, float]], folder: Path) -> list[str]:
     if sum("loss" in record for record in history) < 2:
         return []
     try:
-        pyplot = plots.import_pyplot()
+        figure = plots.training_curves(history)
     except ImportError as error:
         logger.info(f"the card has no figure: {error}")
         return []
-    figure, _ = plots.training_curves(history)
-    figure.savefig(folder / FIGURE, dpi=120)
-    pyplot.close(figure)
-    return [FIGURE]
+    return save_figures({FIGURE: figure}, folder)
 
 
 def _last_evaluations(
@@ -173,20 +170,16 @@ def _last_evaluations(
 
     Without the prefix, and without what is no quality of the model.
     """
-    prefixes = {name: f"{name}_" for name in sets} if isinstance(sets, Mapping) else {"eval": ""}
-    metrics = {name: _last(history, f"eval_{prefix}") for name, prefix in prefixes.items()}
-    gaps = {name: _last(history, f"gap_{prefix}") for name, prefix in prefixes.items() if metrics[name]}
+    suffixes = {name: f"_{name}" for name in sets} if isinstance(sets, Mapping) else {"eval": ""}
+    metrics = {name: _last(history, f"eval{suffix}") for name, suffix in suffixes.items()}
+    gaps = {name: _last(history, f"gap{suffix}") for name, suffix in suffixes.items() if metrics[name]}
     return {name: found for name, found in metrics.items() if found}, {n: found for n, found in gaps.items() if found}
 
 
 def _last(history: Sequence[Mapping[str, float]], prefix: str) -> dict[str, float]:
-    record = next((r for r in reversed(history) if f"{prefix}loss" in r), {})
-    values = {key.removeprefix(prefix): value for key, value in record.items() if key.startswith(prefix)}
-    return {
-        key: float(value)
-        for key, value in values.items()
-        if not key.startswith((*_OURS, *TECHNICAL)) and isinstance(value, int | float) and math.isfinite(value)
-    }
+    record = next((r for r in reversed(history) if f"{prefix}_loss" in r), {})
+    values = bare_metrics(record, prefix).items()
+    return {name: value for name, value in values if not name.startswith(_OURS) and math.isfinite(value)}
 
 
 def _command(processes: int = 1) -> str:
@@ -197,13 +190,12 @@ def _command(processes: int = 1) -> str:
         return ""
     launcher = ["python"] if processes == 1 else ["accelerate", "launch", "--num_processes", str(processes)]
     script = ["-m", name] if name else [Path(sys.argv[0]).name]
-    return shlex.join([*launcher, *script, *mask_arguments(sys.argv[1:])])
+    return typed_command(launcher, [*script, *sys.argv[1:]])
 
 
 def _environment(args: Any) -> list[str]:
-    versions = ", ".join(f"{name} {version}" for name, version in installed_versions(_PACKAGES).items())
     device = torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else args.device.type
-    return [f"Seed {args.seed}; {versions}; {args.world_size} process(es) on {device}."]
+    return [environment_sentence(f"Seed {args.seed}", installed_versions(_PACKAGES), args.world_size, device)]
 
 
 def _datasets(names: Sequence[str], ids: Sequence[str]) -> list[Dataset]:
