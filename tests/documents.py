@@ -10,7 +10,22 @@ from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).parent.parent
 NOT_TRACKED = {"outputs", "build", "dist"}  # by .gitignore
-PROGRAMS = ("accelerate", "git", "hf", "hf-diversity", "make", "pip", "python", "source")  # commands within sentences
+# What commands within sentences begin with
+PROGRAMS = ("accelerate", "git", "hf", "hf-diversity", "make", "pip", "pytest", "python", "ruff", "source")
+PROGRAMS += (".venv/bin/python",)
+# Commands of which a sentence gives the beginning, and an end
+ENDS = {
+    "hf-diversity layers": "resnet18",
+    "hf-diversity probe": "outputs/demo/diversity-0 --dataset embedded --out outputs/probe",
+    "accelerate launch": "recipes/image_classification.py --config recipes/configs/demo.yaml",
+    "hf-diversity push": "outputs/run me/model --dry-run",
+    "python recipes/study.py report": "outputs/study/fashion_mnist_1k_cnn",
+    "accelerate launch --quiet": "recipes/image_classification.py --config recipes/configs/demo.yaml",
+    "python recipes/study.py run --config ...": "recipes/configs/study/movie_minilm.yaml",
+    "accelerate launch --config_file recipes/accelerate/cpu_2.yaml recipes/study.py run --config ...": (
+        "recipes/configs/study/movie_minilm.yaml"
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -96,3 +111,14 @@ def inline_commands():
         if code.split(" ")[0] in PROGRAMS and " " in code:
             found.append(Command(page, line, tuple(shlex.split(code))))
     return found
+
+
+def whole(command):
+    """The words of a command, with its end where a sentence gives the beginning."""
+    typed = shlex.join(command.words)
+    return tuple(shlex.split(f"{typed.removesuffix(' ...')} {ENDS.get(typed, '')}"))
+
+
+def commands():
+    """The words of every command of every page, each once."""
+    return sorted({command.words for command in block_commands()} | {whole(command) for command in inline_commands()})
