@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from hf_diversity.citations import BY_MEASURE
-from hf_diversity.registry import MEASURES, DiversityConfig
+from hf_diversity.config import DiversityConfig
+from hf_diversity.registry import MEASURES
 from hf_diversity.regularizer import DiversityRegularizer, NonFiniteRegularizerError
 from hf_diversity.weight_regularizer import WeightRegularizer
 
