@@ -28,7 +28,8 @@ from .series import pair_sum_series
 from .tiles import pair_sum_tiles
 
 _SORTED_COST = 90.0
-_CALL_COST = 200_000.0  # ns of any call, forward and backward: about sixty operations on small tensors
+_CALL_COST = 300_000.0  # ns of any call, forward and backward: about sixty operations on small tensors
+_COLD = 1.3  # the costs above, of a kernel by itself, times this where other work has had the caches in between
 # Rows share the series of their widest. Another bucket costs its small operations, whatever its size, and
 # where no bucket has nearly all rows, every row must be gathered and scattered.
 _BUCKET_COST = 150_000.0  # ns
@@ -80,7 +81,8 @@ def estimated_cost(rows: int, units: int, spread: float = 4.5) -> float:
         spread: sqrt(gamma) times the range of a row. At gamma = median that is 4.5 for normally distributed
             activations of 512 units.
     """
-    return _CALL_COST + rows * units * min(_SORTED_COST, _tiles_cost(units), _series_cost(spread, units))
+    cost = min(_SORTED_COST, _tiles_cost(units), _series_cost(spread, units))
+    return _CALL_COST + _COLD * rows * units * cost
 
 
 def _tiles_cost(units: int) -> float:
