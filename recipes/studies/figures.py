@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -108,12 +109,17 @@ def accuracy_figure(results: Results) -> tuple[Figure, np.ndarray]:
     if not shown:
         raise ValueError("no final run is finished")
     pyplot = import_pyplot()
-    rows = max(len(found) for found in shown.values())
-    figure, axes = pyplot.subplots(
-        1, len(shown), figsize=(5.6 * len(shown), 1.6 + 0.4 * rows), squeeze=False, layout="constrained"
-    )
+    methods = max(len(found) for found in shown.values())
+    columns = min(2, len(shown))
+    rows = math.ceil(len(shown) / columns)
+    size = (5.6 * columns, 0.6 + (1 + 0.4 * methods) * rows)
+    figure, grid = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    axes = grid.flatten()
+    for unused in axes[len(shown) :]:
+        unused.remove()
+    axes = axes[: len(shown)]
     styles = {"test_accuracy": (COLOURS[0], "o", "test"), "train_accuracy": (COLOURS[1], "^", "train")}
-    for axis, (condition, found) in zip(axes[0], shown.items(), strict=True):
+    for axis, (condition, found) in zip(axes, shown.items(), strict=True):
         for name, (colour, marker, label) in styles.items():
             for place, result in enumerate(found.values()):
                 values = result.values[name]
@@ -126,10 +132,10 @@ def accuracy_figure(results: Results) -> tuple[Figure, np.ndarray]:
         axis.set_xlabel("accuracy (share of the examples)")
         axis.set_title(condition, fontsize=10)
         axis.grid(axis="x", alpha=0.25)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
+    handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=9)
     figure.suptitle("large: mean over the seeds; small: each seed", fontsize=10)
-    return figure, axes[0]
+    return figure, axes
 
 
 def _offsets(count: int) -> np.ndarray:
