@@ -36,9 +36,7 @@ from torch import Tensor
 
 _LEVELS_PER_DOUBLING = 32  # of the span: rounding it up costs 1 % on average
 _STRETCH = 0.3
-_LONG = (
-    16.0  # the span from which on places are stretched: five passes over the activations, for a quarter of the terms
-)
+_LONG = 16.0  # the span from which on places are stretched: five passes over them, for a quarter of the terms
 
 
 def tolerance(dtype: torch.dtype) -> float:
@@ -150,7 +148,7 @@ class Expansion(NamedTuple):
     matrices: Tensor  # (offsets n, 2 n): moments at all offsets, as one row, to A p and to the slopes 2 (A p)' d/dy
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=64)  # usual ones take 10 kB, those of the longest spans 5 MB
 def expansion(span: float, dtype: torch.dtype, offsets: Sequence[float] = (0.0,)) -> Expansion:
     """Expand exp(-(span / 2)^2 (x - y - offset)^2) in the products T_qM T_r of x and of y in [-1, 1].
 
