@@ -9,7 +9,7 @@ and writes b + g polynomials (`chebyshev.cheapest_steps`):
     sorted   90                                            whatever the range; rows with outliers or heavy tails
 
 The smallest wins, for each row by itself. So layers of up to some 16 units go to tiles, usual rows to the series, and
-rows of a range of more than about 200 / sqrt(gamma) to sorting; the range must be known on the host, hence CPU tensors
+rows of a range of more than about 100 / sqrt(gamma) to sorting; the range must be known on the host, hence CPU tensors
 only. Elsewhere nothing may wait for the device: tiles, or on CUDA the kernels of `triton_direct`.
 """
 
@@ -30,6 +30,7 @@ from .tiles import pair_sum_tiles
 _SORTED_COST = 90.0
 _CALL_COST = 300_000.0  # ns of any call, forward and backward: about sixty operations on small tensors
 _COLD = 1.3  # the costs above, of a kernel by itself, times this where other work has had the caches in between
+_LAST_LEVEL = level_of(128.0)  # matrices of longer spans take 50 ms and more to make, and what they save is little
 # Rows share the series of their widest. Another bucket costs its small operations, whatever its size, and
 # where no bucket has nearly all rows, every row must be gathered and scattered.
 _BUCKET_COST = 150_000.0  # ns
@@ -98,7 +99,7 @@ def _series_cost(span: float, units: int) -> float:
 def _last_level(units: int) -> int:
     """The last level at which the series is the cheapest kernel; -1 where it never is."""
     other, level = min(_SORTED_COST, _tiles_cost(units)), 0
-    while _series_cost(span_of(level), units) < other:
+    while level <= _LAST_LEVEL and _series_cost(span_of(level), units) < other:
         level += 1
     return level - 1
 
