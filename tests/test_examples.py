@@ -112,6 +112,14 @@ def test_own_measure(main):
     assert with_it["before"] == without["before"] and 0 < with_it["after"] < 0.9 * without["after"]
 
 
+def test_own_measure_of_a_dead_unit_has_a_finite_gradient(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    measure = runpy.run_path(str(FOLDER / "own_measure.py"))["Cosine"]()
+    activations = torch.randn(8, 4).mul_(torch.tensor([1.0, 0, 1, 1])).requires_grad_()
+    measure.value(measure.statistic(activations)).backward()
+    assert activations.grad.isfinite().all() and activations.grad.abs().sum() > 0
+
+
 def test_own_trainer(main):
     trainer = main("own_trainer")
     steps(trainer)

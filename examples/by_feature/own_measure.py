@@ -19,7 +19,7 @@ class Cosine:
 
     def value(self, statistic):
         """J, of the products averaged over the samples of all processes."""
-        norms = statistic.diagonal().sqrt().clamp(min=1e-6)
+        norms = statistic.diagonal().clamp(min=1e-12).sqrt()  # a dead unit: sqrt has no finite slope at 0
         cosines = statistic / norms / norms[:, None]
         return (cosines - torch.diag(cosines.diagonal())).square().sum() / (len(norms) * (len(norms) - 1))
 
