@@ -14,7 +14,7 @@ from .bandwidth import MedianGamma, wide_dtype
 from .config import DiversityConfig
 from .distributed import mean_over_samples, sum_over_processes, sum_with_gradient, world_size
 from .functional import mean_squared_norm
-from .measures import CovarianceMeasure, make_measure
+from .measures import CovarianceMeasure, SimilarityMeasure, make_measure
 from .registry import citation_of
 from .tensors import upcast, without_autocast
 
@@ -167,7 +167,10 @@ class DiversityRegularizer:
                 try:
                     count = values.shape[0] if counts is None else counts[name]
                     diversity, norm = self._layer(values, count, gammas.get(name), synchronise)
-                except ValueError as error:  # det and logdet of a matrix that is not positive definite, on the CPU
+                except ValueError as error:
+                    if not isinstance(self.measure, SimilarityMeasure):  # a measure of one's own is not of its form
+                        raise
+                    # det and logdet of a matrix that is not positive definite, on the CPU
                     size = mean_squared_norm(values.detach()).item()
                     gamma = float(gammas[name]) if name in gammas else None
                     cause = why_not_finite(size, gamma, None) or str(error)
