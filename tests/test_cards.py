@@ -186,6 +186,7 @@ def test_the_card_of_a_trainer(tmp_path):
     [row] = [line for line in text.splitlines() if line.startswith("| 1 | 4 |")]
     assert f"| {last['eval_diversity']:.4g} |" in row and row.endswith(f"| {gap:.4g} |"), "one row for both records"
     assert sum(line.startswith("| 0.5 | 2 |") for line in text.splitlines()) == 1
+    assert "| epoch | step | training loss | loss |" in text
     assert "of the input of 'classifier'." in text
     assert str(tmp_path) not in text and "Seed 3" in text
     [code] = re.findall(r"```python\n(.*?)```", text, re.S)
@@ -330,7 +331,7 @@ def test_tables_have_the_rows_and_columns_of_all():
         render(full_card(metrics=metrics, gaps={}, twins=[], log=[{"step": 0}, {"step": 10, "loss": 2.5}]))
     )
     text = " ".join(re.sub("<.*?>", " ", page).split())
-    assert "accuracy – high" in text and "step loss 0 10 2.5" in text
+    assert "accuracy – high" in text and "step training loss 0 10 2.5" in text
 
 
 def test_evaluation_sets_by_name():
