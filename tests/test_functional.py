@@ -119,7 +119,7 @@ def test_gradients_against_finite_differences(function):
 
 
 def test_direct_of_a_wide_layer_against_finite_differences():
-    """Wide enough for the Fourier series, whose gradient is no derivative of tiles."""
+    """Wide enough for the series, whose gradient is no derivative of tiles."""
     a = normal((2, 150)).numpy()
     _, gradient = value_and_gradient(lambda x: F.direct(x, 2.0, "sum"), torch.from_numpy(a))
     assert_close(
