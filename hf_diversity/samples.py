@@ -59,8 +59,8 @@ def unit_axis(module: nn.Module, activations: Tensor, name: str) -> int:
         return -1
     raise ValueError(
         f"layer {name!r} ({type(module).__name__}) gives activations of shape {tuple(activations.shape)}, and nothing "
-        "says which axis counts its units; type unit_axis=1 or unit_axis=-1, or name a layer in or before it that is a "
-        "convolution, a Linear or a norm"
+        "says which axis counts its units; type unit_axis=1 or unit_axis=-1, or name a layer in or before it that is "
+        "a convolution, a Linear or a norm"
     )
 
 
