@@ -34,6 +34,7 @@ def make_hub(root):
     """Make all of them in `root`."""
     for name, described in IMAGES.items():
         _images(root / name, *described)
+    _image_folder(root / "data" / "shapes")
     _glue(root / "nyu-mll" / "glue")
     _wikitext(root / "Salesforce" / "wikitext")
     text_folder(root / "data" / "vader_movie", **EXAMPLES)
@@ -55,6 +56,16 @@ def _images(folder, column, labels, width, channels, splits):
         features = datasets.Features({column: datasets.Image(), **dict.fromkeys(labels, CLASSES)})
         made = datasets.Dataset.from_dict(table, features=features)
         made.to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
+
+
+def _image_folder(folder):
+    """Files by split and class, of several sizes."""
+    random = np.random.default_rng(0)
+    for split, size in EXAMPLES.items():
+        for number in range(size):
+            path = folder / split / ("circle", "square")[number % 2] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(random.integers(0, 255, (28 + number % 3, 32, 3), dtype=np.uint8)).save(path)
 
 
 def _write_configurations(folder, tables):

@@ -37,8 +37,8 @@ class ImageArguments(LabelledDataArguments):
     dataset: str = field(
         default="embedded",
         metadata={
-            "help": "'embedded' (3,000 images inside hf_diversity), a Hub id, a local folder in the Hub's layout or "
-            "written by save_to_disk, or a local .parquet, .csv, .json or .jsonl file."
+            "help": "'embedded' (3,000 images inside hf_diversity), a Hub id, a local folder (in the Hub's layout, of "
+            "images by class, or written by save_to_disk), or a local .parquet, .csv, .json or .jsonl file."
         },
     )
     image_column: str | None = field(
