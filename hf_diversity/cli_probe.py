@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -80,6 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _command(arguments: argparse.Namespace, values: dict[str, Any]) -> str:
     """What to type for this report again, without the machine's folders."""
+    from .cards.settings import without_paths
+
     words = ["hf-diversity", "probe", *([arguments.model] if arguments.model else [])]
     if arguments.compare:
         words += ["--compare", *arguments.compare]
@@ -90,9 +91,5 @@ def _command(arguments: argparse.Namespace, values: dict[str, Any]) -> str:
         words.append(f"--{field.name.replace('_', '-')}")
         if value is not True:
             words += map(str, value) if isinstance(value, list | tuple) else [str(value)]
-    return " ".join(shlex.quote(_without_folders(word)) for word in [*words, "--out", arguments.out])
+    return " ".join(shlex.quote(without_paths(word)) for word in [*words, "--out", arguments.out])
 
-
-def _without_folders(word: str) -> str:
-    """An absolute path by its last part."""
-    return re.sub(r"^(?:~|/).*/(?=[^/]+/?$)", "", word)

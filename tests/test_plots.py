@@ -75,9 +75,10 @@ def test_gap_curves_draw_mean_gap_and_band():
     assert len({line.get_color() for line in axes[1, 0].lines[:4:2]}) == 2
 
 
-def test_loss_gap_is_validation_minus_train():
-    records = [{"eval_train_loss": 0.2, "epoch": 1}, {"eval_validation_loss": 0.5, "epoch": 1}]
-    _, axes = plots.gap_curves({"x": [records]}, metrics=["loss"])
+@pytest.mark.parametrize("metric", ["loss", "perplexity", "word_error"])
+def test_gap_of_a_cost_is_validation_minus_train(metric):
+    records = [{f"eval_train_{metric}": 0.2, "epoch": 1}, {f"eval_validation_{metric}": 0.5, "epoch": 1}]
+    _, axes = plots.gap_curves({"x": [records]}, metrics=[metric])
     assert axes[1, 0].lines[0].get_ydata()[0] == pytest.approx(0.3)
     assert "validation - train" in axes[1, 0].get_ylabel()
 

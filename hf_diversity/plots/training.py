@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..diagnostics.gaps import is_cost
 from .style import COLOURS, import_pyplot
 
 if TYPE_CHECKING:
@@ -57,10 +58,10 @@ def gap_curves(
             _, held_out = _stacked(histories, f"eval_{other}_{metric}", method)
             _line(axes[0, column], epochs, train, colour, "--", f"{method}, train")
             _line(axes[0, column], epochs, held_out, colour, "-", f"{method}, {other}")
-            gap = held_out - train if metric == "loss" else train - held_out
+            gap = held_out - train if is_cost(metric) else train - held_out
             _line(axes[1, column], epochs, gap, colour, "-", method)
         axes[0, column].set_ylabel(metric)
-        difference = f"{other} - train" if metric == "loss" else f"train - {other}"
+        difference = f"{other} - train" if is_cost(metric) else f"train - {other}"
         axes[1, column].set_ylabel(f"{metric} gap ({difference})")
         axes[1, column].axhline(0, color="0.6", linewidth=0.8, zorder=0)
         axes[1, column].set_xlabel("epoch")
