@@ -54,7 +54,7 @@ class DiversityConfig:
       with a small `activation_weight` lowered it. `scale_invariant=True` takes that part out. In
       our studies (recipes/RESULTS.md), with noisy labels, it gained more than plain "median" in a small convolutional
       network, as much in a deeper one, and less in an MLP. So it is not the default: neither is best everywhere, and
-      it is no part of the paper's method. Weights that gained are 3 to 30; the default stays gentle, since they cost
+      it is no part of the paper's method. Weights that gained are 3 to 100; the default stays gentle, since they cost
       accuracy where labels are clean.
     - `activation_weight=0`: the norm term is not scale-free: 0.01 was harmless on one data set and cost 8 points on
       another.
