@@ -92,4 +92,3 @@ def _command(arguments: argparse.Namespace, values: dict[str, Any]) -> str:
         if value is not True:
             words += map(str, value) if isinstance(value, list | tuple) else [str(value)]
     return " ".join(shlex.quote(without_paths(word)) for word in [*words, "--out", arguments.out])
-
