@@ -151,11 +151,14 @@ def test_a_second_backward_pass_gives_the_same_gradient():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_what_is_kept_between_calls_was_made_for_all_modes(dtype):
+@pytest.mark.parametrize("shape", [(6, 77), (6, 400)])
+@pytest.mark.parametrize("scale", [1, 1000], ids=["usual", "wide"])
+def test_what_is_kept_between_calls_was_made_for_all_modes(dtype, shape, scale):
     release_memory()
     chebyshev.expansion.cache_clear()
     chebyshev.terms_needed.cache_clear()
-    a = torch.randn(6, 77, dtype=dtype)
+    a = torch.randn(*shape, dtype=dtype)
+    a[:, 0] *= scale
     with torch.inference_mode(), torch.device("meta"):
         first = kernels.pair_sum(a, 0.7)
     leaf = a.clone().requires_grad_()

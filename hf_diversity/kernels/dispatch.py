@@ -144,7 +144,8 @@ def _other_rows(activations: Tensor, members: Tensor, gamma: float, gradient: Te
     part = activations[members]
     part_gradient = torch.empty_like(part) if gradient is not None else None
     if _SORTED_COST < _tiles_cost(activations.shape[1]):
-        total = pair_sum_sorted(part, math.sqrt(gamma), part_gradient)
+        with torch.device("cpu"):  # its new tensors, whatever the default device
+            total = pair_sum_sorted(part, math.sqrt(gamma), part_gradient)
     else:
         total = pair_sum_tiles(part, gamma, part_gradient)
     if gradient is not None and part_gradient is not None:
