@@ -7,8 +7,8 @@ Laakom, Raitoharju, Iosifidis, Gabbouj: "Within-layer Diversity Reduces Generali
 
 All of them are differentiable once with respect to the activations, take any float dtype, accumulate in float32
 (float64 for float64) whatever autocast says, and never hold an N x D x D array. Arguments are validated on the CPU; on
-CUDA nothing waits for the device, so non-finite activations or a bad gamma in a tensor give a NaN (or an infinity)
-instead of an error there, and inside torch.compile.
+CUDA nothing waits for the device, so non-finite activations or a bad gamma in a tensor give a NaN (or an infinity),
+in the value or in the gradient, instead of an error there, and inside torch.compile.
 """
 
 from __future__ import annotations
