@@ -49,8 +49,8 @@ def register_measure(name: str) -> Callable[[Class], Class]:
         TypeError: the name is no text, or the class is not of the form above.
 
     Example:
-        >>> @register_measure("laplacian")
-        ... class Laplacian:
+        >>> @register_measure("absolute")
+        ... class Absolute:
         ...     "Mean over pairs of units of exp(-sqrt(2 gamma) |a_n - a_m|)."
         ...
         ...     def statistic(self, activations, gamma):
@@ -59,8 +59,8 @@ def register_measure(name: str) -> Callable[[Class], Class]:
         ...
         ...     def value(self, statistic):
         ...         return statistic
-        >>> DiversityConfig(measure="laplacian").measure
-        'laplacian'
+        >>> DiversityConfig(measure="absolute").measure
+        'absolute'
     """
     if not isinstance(name, str) or not name:
         raise TypeError(f'name is {name!r}: it must be a text; type @register_measure("name")')
