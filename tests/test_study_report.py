@@ -7,7 +7,7 @@ import statistics
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy import special
@@ -102,6 +102,7 @@ def test_few_and_equal_values():
         paired_difference([1.0, 2.0], [1.0])
 
 
+@settings(deadline=None)  # a busy machine
 @given(st.lists(st.one_of(st.floats(0, 1), st.just(math.nan)), max_size=8))
 def test_holms_correction(p_values):
     known = sorted(((p, place) for place, p in enumerate(p_values) if not math.isnan(p)), key=lambda item: item[0])
