@@ -121,9 +121,8 @@ def test_the_series_is_the_kernel_within_eps(level):
     for offset in offsets:
         value, exact, slope, derivative = expanded(span, -offset)
         assert exact.max() > 0.9 and np.abs(derivative).max() > 0.1  # not vacuous
-        rounding = 2e-6  # of matrices in float32, relative to their largest sums
-        np.testing.assert_allclose(value, exact, atol=2.5e-7 + rounding)
-        np.testing.assert_allclose(slope, derivative, atol=span * (5e-5 + rounding))
+        np.testing.assert_allclose(value, exact, rtol=0, atol=4e-7)
+        np.testing.assert_allclose(slope, derivative, rtol=0, atol=4e-5 * span)
 
 
 def test_levels_of_tensors_are_those_of_numbers_and_reach_their_spans():

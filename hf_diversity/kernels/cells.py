@@ -96,9 +96,9 @@ class _Cells(NamedTuple):
 
     def neighbours(self) -> Tensor:
         """At most how many units follow a unit within delta, (N,): those of its cell and of the next."""
-        reach = self.counts - 1
-        reach[:-1] += self.counts[1:] * self.linked
-        return torch.zeros(len(self.place), dtype=torch.int64).scatter_reduce_(0, self.row, reach, "amax")
+        following = self.counts - 1
+        following[:-1] += self.counts[1:] * self.linked
+        return torch.zeros(len(self.place), dtype=torch.int64).scatter_reduce_(0, self.row, following, "amax")
 
     def of_rows(self, part: Tensor, units: int) -> _Cells:
         """The cells of some rows, numbered anew."""

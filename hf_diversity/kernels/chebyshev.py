@@ -76,7 +76,8 @@ def terms_needed(span: float, dtype: torch.dtype) -> int:
     Without stretching, on the ellipse around [-1, 1] on which |x + sqrt(x^2 - 1)| = e^u, the kernel is at most
     exp((S / 2)^2 sinh^2 u), hence |c_j| <= 2 exp((S / 2)^2 sinh^2 u - j u) for every u. It is as large as that only
     where the real part of x is near y, a part of the ellipse whose length falls with sqrt(S / 2): the factor 2 is
-    0.8 / sqrt(S / 2) for large S. With stretching, the line is fitted. The error that is left is 0.5 to 2.5 eps.
+    0.8 / sqrt(S / 2) for large S. With stretching, the line is fitted. In float32 the error that is
+    left, rounding of the matrices included, is at most 3.5 eps (tested at every seventh level).
     """
     if stretch_of(span, dtype):
         return math.ceil(3 + 2.87 * span)

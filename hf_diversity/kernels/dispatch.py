@@ -5,7 +5,8 @@ their ratios matter. D units; a row's series has P terms (`chebyshev.terms_neede
 and writes b + g polynomials (`chebyshev.cheapest_steps`):
 
     tiles    1.1 min(D, (D + 128) / 2)                     every pair once, both halves of the diagonal tiles of 128
-    series   2 + 0.46 b + 0.69 g + 0.06 P+ (300 + P^2 / 40) / D   polynomials and products; per row, moments to slopes
+    series   2 + 0.46 b + 0.69 g + 0.06 P                  polynomials and products, and for each row
+             + (300 + P^2 / 40) / D                        moments to slopes
     sorted   90                                            whatever the range; rows with outliers or heavy tails
 
 The smallest wins, for each row by itself. So layers of up to some 16 units go to tiles, usual rows to the series, and

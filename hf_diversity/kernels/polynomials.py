@@ -104,7 +104,7 @@ def _steps(multiples: list[Tensor], signs: list[int]) -> list[tuple[Tensor, Tens
 
 
 _scratch = threading.local()
-_SCRATCH_MOST = 2**21  # numbers kept: 8 MB in float32, expansions of some 400 terms in chunks of 2^15
+SCRATCH_MOST = 2**21  # numbers kept: 8 MB in float32, expansions of some 400 terms in chunks of 2^15
 
 
 def polynomials(giant: int, baby: int, stretch: float, rows: int, units: int, dtype: torch.dtype) -> Polynomials:
@@ -115,7 +115,7 @@ def polynomials(giant: int, baby: int, stretch: float, rows: int, units: int, dt
     """
     shape = (giant, baby, stretch, rows, units)
     numbers = Polynomials.numbers(*shape)
-    if numbers > _SCRATCH_MOST:
+    if numbers > SCRATCH_MOST:
         return Polynomials(*shape, torch.empty(numbers, dtype=dtype, device="cpu"))
     kept: tuple[Tensor | None, Polynomials | None] = getattr(_scratch, str(dtype), (None, None))
     memory, buffers = kept

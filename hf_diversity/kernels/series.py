@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 
 from .chebyshev import expansion, span_of
-from .polynomials import Polynomials, polynomials
+from .polynomials import SCRATCH_MOST, Polynomials, polynomials
 
 # Elements of a chunk of rows. One polynomial of a chunk is 128 kB in float32 and the usual 17 take 2.2 MB; fewer
 # elements pay more Python calls (2^14 is 10 % slower). Twice as many are 4 to 8 % faster, and taken where their 4 MB
 # are little beside the activations themselves.
 CHUNK = 2**15
 _LARGE = 2**19  # elements of activations from which on chunks are twice as large
-_MOST_NUMBERS = 2**21  # of the buffers of a chunk twice as large
 
 
 def pair_sum_series(
@@ -86,6 +85,8 @@ def pair_sum_series(
 
 def _rows_of_a_chunk(giant: int, baby: int, stretch: float, count: int, units: int) -> int:
     rows = CHUNK // units
-    if count * units >= _LARGE and Polynomials.numbers(giant, baby, stretch, 2 * rows, units) <= _MOST_NUMBERS:
+    if (
+        count * units >= _LARGE and Polynomials.numbers(giant, baby, stretch, 2 * rows, units) <= SCRATCH_MOST
+    ):  # they are kept
         rows *= 2
     return max(1, min(count, rows))
