@@ -187,6 +187,7 @@ def test_the_analysis_is_that_of_the_records():
                 error = differences.std(ddof=1) / 8**0.5
                 p_values[condition, method] = t_two_sided(differences.mean() / error, 7)
                 assert result.differences["test_accuracy"].p == pytest.approx(p_values[condition, method])
+        assert list(result.adjusted_p) == list(result.differences), "in the order of the measures, not of a set"
     # Holm over all four comparisons of the study, not over those of a condition
     ordered = sorted(p_values, key=p_values.get)
     largest = 0.0
@@ -215,6 +216,18 @@ def rows(page, title):
     section = page.split(f"## {title}\n")[1].split("\n## ")[0]
     lines = [line for line in section.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_a_run_that_was_stopped_for_hours_does_not_carry_the_time_of_its_method(tmp_path):
+    study = three_methods()
+    records = filled(study)
+    final = next(run for run in study.final_runs("clean", dict.fromkeys(study.methods, 1)) if run.method == "direct")
+    records[final.id]["training"]["seconds"] = 36_000.0
+    page = write(tmp_path, study, records)
+    head = next(line for line in page.splitlines() if "median seconds of training" in line)
+    place = [cell.strip() for cell in head.split("|")].index("median seconds of training")
+    row = next(line for line in page.splitlines() if line.startswith("| direct |"))
+    assert [cell.strip() for cell in row.split("|")][place] == "3.0"
 
 
 def test_the_page_holds_the_numbers_and_says_what_is_clear(tmp_path):

@@ -26,12 +26,15 @@ class Measure:
         read: takes it from a record.
         better: 1 if more is better, -1 if less is, 0 if neither.
         tested: whether differences are tested; the others are described.
+        by_median: whether a table tells the median and no interval: wall-clock time, which holds the hours for which a
+            process or the machine was stopped.
     """
 
     title: str
     read: Callable[[Any], float]
     better: int
     tested: bool = True
+    by_median: bool = False
 
 
 MEASURES = {
@@ -48,7 +51,9 @@ MEASURES = {
     "effective_rank": Measure(
         "effective rank", lambda record: over_layers(record, "after", "effective_rank"), 0, tested=False
     ),
-    "seconds": Measure("seconds of training", lambda record: record["training"]["seconds"], 0, tested=False),
+    "seconds": Measure(
+        "median seconds of training", lambda record: record["training"]["seconds"], 0, tested=False, by_median=True
+    ),
 }
 # Means over the corruptions of the test images, in conditions that have any
 CORRUPTED_MEASURES = {
@@ -195,7 +200,8 @@ def _at_edge(settings: list[dict[str, Any]], chosen: int) -> list[str]:
 
 def _correct(found: dict[str, dict[str, MethodResult]]) -> None:
     """Correct the p values of each measure for all its comparisons, over methods and conditions."""
-    tested = {name for results in found.values() for result in results.values() for name in result.differences}
+    # A mapping, which keeps its order: two reports of the same runs are the same file.
+    tested = {name: None for results in found.values() for result in results.values() for name in result.differences}
     for name in tested:
         places = [
             (condition, method)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import statistics
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,7 @@ def _what_was_run(study: Study, records: Mapping[str, Record]) -> Iterable[str]:
     yield (
         f"`{model['name']}` ({model['parameters']:,} parameters) on {data['name']}; {len(study.methods)} methods with "
         f"{study.budget} settings each, {len(study.tuning_seeds)} tuning seeds and {len(study.seeds)} final ones; "
-        f"{done} runs, {readable(seconds)} of computing."
+        f"{done} runs, {readable(seconds)} of wall-clock time in all (with stops)."
     )
     for title, key in (("Versions", "versions"), ("Hardware", "hardware")):
         found = list(dict.fromkeys(_in_words(record[key]) for record in own))
@@ -228,6 +229,8 @@ def _table(
 
 
 def _mean_cell(result: MethodResult, name: str) -> str:
+    if name in MEASURES and MEASURES[name].by_median:
+        return f"{statistics.median(result.values[name]):.{_digits(name)}f}"
     return _interval(result.means[name], _digits(name), "")
 
 
