@@ -114,6 +114,26 @@ def model_class(config: PreTrainedConfig, trust_remote_code: bool = False) -> An
     return getattr(transformers, f"AutoModel{kind.group()}", None) if kind else None
 
 
+def refuse_random_values(model: PreTrainedModel, report: Mapping[str, Any], source: str | Path) -> None:
+    """Raise where `from_pretrained` warns: the checkpoint lacks tensors, which it makes up.
+
+    Args:
+        model: what it returned.
+        report: what it returned with `output_loading_info=True`.
+        source: what the user typed.
+
+    Raises:
+        ValueError: tensors are missing.
+    """
+    missing = sorted(report["missing_keys"])
+    if missing:
+        names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise ValueError(
+            f"model {str(source)!r} lacks {len(missing)} tensors of {type(model).__name__} ({names}): random values "
+            "would stand in their place; type a checkpoint that holds them all"
+        )
+
+
 def untrained_model(name: str, image_size: int | None = None) -> Any:
     """The architecture of a timm name, a Hub id or a folder, with random weights.
 

@@ -60,9 +60,13 @@ def load_run(source: str | Path, revision: str | None = None, trust_remote_code:
         FileNotFoundError: the folder is not there or holds no model.
         OSError: the repository cannot be reached, or its weights are no safetensors.
         ValueError: it is an adapter of PEFT, the model brings code of its own, its config.json cannot be used, its
-            class is not known, or its results are no JSON.
+            class is not known, its weights lack a tensor, or its results are no JSON.
     """
-    from .models import load_config, model_class  # imports timm, a third of a second that few need
+    from .models import (  # imports timm, a third of a second that few need
+        load_config,
+        model_class,
+        refuse_random_values,
+    )
 
     folder = Path(source).expanduser()
     if not str(source):
@@ -89,7 +93,10 @@ def load_run(source: str | Path, revision: str | None = None, trust_remote_code:
             f"config.json names the architecture {', '.join(config.architectures or ())}, which transformers "
             f"{transformers.__version__} does not have: load it with its own class"
         )
-    model = kind.from_pretrained(folder, trust_remote_code=trust_remote_code, use_safetensors=True)
+    model, report = kind.from_pretrained(
+        folder, trust_remote_code=trust_remote_code, use_safetensors=True, output_loading_info=True
+    )
+    refuse_random_values(model, report, source)
     settings, results = folder / CONFIG_NAME, folder / RESULTS_NAME
     return Run(
         model.eval(),

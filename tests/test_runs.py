@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from huggingface_hub import HfApi
+from safetensors.torch import load_file, save_file
 from tiny import Sentences, arguments, tiny_bert, tiny_timm
 from tiny_text_folders import bert_folder
 from transformers import GPT2Config, GPT2DoubleHeadsModel
@@ -47,6 +48,16 @@ def test_what_cannot_be_loaded_says_why(tmp_path):
     torch.save(load_run(folder).model.state_dict(), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     with pytest.raises(OSError, match="safetensors"):
+        load_run(folder)
+
+
+def test_weights_that_lack_a_tensor_are_no_run(tmp_path):
+    folder = bert_folder(tmp_path / "text")
+    tensors = load_file(folder / "model.safetensors")
+    name = next(name for name in tensors if "attention" in name)
+    tensors.pop(name)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="lacks 1 tensors of Bert.* random values"):
         load_run(folder)
 
 

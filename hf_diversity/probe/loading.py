@@ -14,6 +14,7 @@ from transformers import (
     AutoImageProcessor,
     AutoModel,
     AutoTokenizer,
+    PreTrainedModel,
     TimmWrapperConfig,
     TimmWrapperModel,
 )
@@ -23,7 +24,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from ..bandwidth import MedianGamma
 from ..config import CONFIG_NAME, STATE_NAME, DiversityConfig
 from ..masks import is_encoder_decoder
-from ..models import build_timm_model, first_line, is_timm_name, load_config, model_class
+from ..models import build_timm_model, first_line, is_timm_name, load_config, model_class, refuse_random_values
 from ..paths import is_path
 from ..timm_models import wrap_timm_model
 from .settings import ProbeSettings
@@ -139,7 +140,7 @@ def _check_weights(source: str, folder: Path) -> None:
 def _from_transformers(source: str, place: str, config: Any, settings: ProbeSettings) -> nn.Module:
     kind = model_class(config, settings.trust_remote_code) or AutoModel
     try:
-        loaded: tuple[nn.Module, dict[str, Any]] = kind.from_pretrained(
+        loaded: tuple[PreTrainedModel, dict[str, Any]] = kind.from_pretrained(
             place, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True,
             **({"trust_remote_code": True} if settings.trust_remote_code else {}),
         )  # fmt: skip
@@ -147,14 +148,8 @@ def _from_transformers(source: str, place: str, config: Any, settings: ProbeSett
         raise ValueError(
             f"the weights of model {source!r} could not be loaded as {kind.__name__}: {first_line(error)}"
         ) from error
-    model, report = loaded
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ValueError(
-            f"model {source!r} lacks {len(missing)} tensors of {type(model).__name__} ({', '.join(missing[:3])}, "
-            "...): random values in their place would be measured; type a checkpoint that holds them all"
-        )
-    return model
+    refuse_random_values(*loaded, source)
+    return loaded[0]
 
 
 def _from_timm(name: str, settings: ProbeSettings) -> tuple[nn.Module, Any]:
