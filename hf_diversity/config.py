@@ -28,6 +28,7 @@ REDUCTIONS = ("mean", "sum")
 SAMPLES = ("auto", "positions", "pooled", "first")
 SYNCS = ("global", "local")
 ON_NONFINITE = ("raise", "skip")
+DETERMINANTS = ("det", "logdet")
 
 CONFIG_NAME = "diversity_config.json"
 """The configuration, beside a model and in a checkpoint."""
@@ -200,6 +201,15 @@ class DiversityConfig:
             raise ValueError(
                 f"gamma is {self.gamma} and measure is {self.measure!r}, which has no gamma; leave gamma out"
             )
+        if not (math.isfinite(_number("jitter", self.jitter)) and self.jitter >= 0):
+            raise ValueError(f"jitter is {self.jitter}: it must be finite and >= 0; type jitter=1e-4")
+        for name, default, readers in (("reduction", "mean", ("direct",)), ("jitter", DEFAULT_JITTER, DETERMINANTS)):
+            value = getattr(self, name)
+            if value != default and self.measure not in (*readers, "none"):  # none: the twin of a run with any of them
+                raise ValueError(
+                    f"{name} is {value!r} and measure is {self.measure!r}, which does not use it: it is for "
+                    f"{' and '.join(readers)}; leave {name} out"
+                )
         if not isinstance(self.scale_invariant, bool):
             raise TypeError(f"scale_invariant is {self.scale_invariant!r}: it must be True or False")
         if self.scale_invariant and (self.gamma != "median" or not has_gamma(self.measure)):
@@ -213,8 +223,6 @@ class DiversityConfig:
                 f"activation_weight is {self.activation_weight} and measure is {self.measure!r}, which looks at "
                 "weights alone; type activation_weight=0.0"
             )
-        if not (math.isfinite(_number("jitter", self.jitter)) and self.jitter >= 0):
-            raise ValueError(f"jitter is {self.jitter}: it must be finite and >= 0; type jitter=1e-4")
         if self.unit_axis is not None:
             if isinstance(self.unit_axis, bool) or not isinstance(self.unit_axis, int):
                 raise TypeError(f"unit_axis is {self.unit_axis!r}: it must be a whole number or None")

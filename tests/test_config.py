@@ -15,14 +15,15 @@ def parse(*arguments):
 def test_command_line_takes_every_field_beside_training_arguments():
     config = parse(
         "--measure", "logdet", "--diversity_weight", "0.5", "--activation_weight", "0.25", "--gamma", "2.5",
-        "--reduction", "sum", "--layers", "a.*", "b", "--samples", "first", "--max_samples", "7", "--sync", "local",
+        "--layers", "a.*", "b", "--samples", "first", "--max_samples", "7", "--sync", "local",
         "--jitter", "0.001",
     )  # fmt: skip
     assert config == DiversityConfig(
-        measure="logdet", diversity_weight=0.5, activation_weight=0.25, gamma=2.5, reduction="sum",
+        measure="logdet", diversity_weight=0.5, activation_weight=0.25, gamma=2.5,
         layers=["a.*", "b"], samples="first", max_samples=7, sync="local", jitter=0.001,
     )  # fmt: skip
     assert isinstance(config.gamma, float)
+    assert parse("--reduction", "sum") == DiversityConfig(reduction="sum")
 
 
 def test_command_line_defaults_are_the_class_defaults():
@@ -57,6 +58,12 @@ def test_unknown_key_names_the_nearest():
     ("kwargs", "error", "words"),
     [
         ({"measure": "cosine"}, ValueError, "measure is 'cosine': unknown; it must be one of 'direct'"),
+        (
+            {"reduction": "sum", "measure": "logdet"},
+            ValueError,
+            "does not use it: it is for direct; leave reduction out",
+        ),
+        ({"jitter": 0.5}, ValueError, "measure is 'direct', which does not use it: it is for det and logdet; leave"),
         ({"reduction": "max"}, ValueError, "reduction is 'max'"),
         ({"samples": "last"}, ValueError, "samples is 'last'"),
         ({"sync": "none"}, ValueError, "sync is 'none'"),
