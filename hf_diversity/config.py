@@ -58,7 +58,8 @@ def _unknown_field(cls: Any, keys: Iterable[Any]) -> str | None:
     known = [f.name for f in dataclasses.fields(cls)]
     for key in keys:
         if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1) or [name for name in known if key in name.split("_")]
+            close = difflib.get_close_matches(str(key), known, n=1)
+            close = close or [name for name in known if key in name.split("_")]
             hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"known: {', '.join(known)}"
             return f"unknown key {key!r} for {cls.__name__}: {hint}"
     return None

@@ -212,8 +212,8 @@ class OwnMeasure(Measure):
             raise TypeError(f"the value of measure {self.config.measure!r} {what}: J must be a 0-dim tensor")
         if statistic.requires_grad and torch.is_grad_enabled() and not found.requires_grad:
             raise ValueError(
-                f"the value of measure {self.config.measure!r} has no gradient, so nothing would be trained: make it of "
-                "the statistic by operations of torch, without .detach(), .item() or NumPy"
+                f"the value of measure {self.config.measure!r} has no gradient, so nothing would be trained: make it "
+                "of the statistic by operations of torch, without .detach(), .item() or NumPy"
             )
         return found
 
