@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from .functional import DEFAULT_JITTER
 from .registry import WEIGHT_MEASURES, has_gamma, measure_names, unknown_measure
@@ -35,7 +36,36 @@ CONFIG_NAME = "diversity_config.json"
 STATE_NAME = "diversity_state.json"
 """What the regulariser keeps over a restart, beside them."""
 
+T = TypeVar("T")
 
+
+def _names_unknown_fields(cls: type[T]) -> type[T]:
+    """Class decorator for a dataclass: an argument that is no field is refused with the field to type instead."""
+    init = cls.__init__  # type: ignore[misc]
+
+    @functools.wraps(init)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> None:
+        if unknown := _unknown_field(cls, kwargs):
+            raise TypeError(unknown)
+        init(self, *args, **kwargs)
+
+    cls.__init__ = checked  # type: ignore[misc, method-assign, assignment]
+    return cls
+
+
+def _unknown_field(cls: Any, keys: Iterable[Any]) -> str | None:
+    """The message for the first key that is no field; None if all are."""
+    known = [f.name for f in dataclasses.fields(cls)]
+    for key in keys:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1)
+            close = close or [name for name in known if key in name.split("_")]
+            hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"known: {', '.join(known)}"
+            return f"unknown key {key!r} for {cls.__name__}: {hint}"
+    return None
+
+
+@_names_unknown_fields
 @dataclass
 class DiversityConfig:
     """Configuration of the within-layer diversity regulariser (Laakom et al., 2021; WLD-Reg, AAAI-23).
@@ -281,12 +311,8 @@ class DiversityConfig:
         """
         if not isinstance(values, Mapping):
             raise TypeError(f"values is a {type(values).__name__}: DiversityConfig is made from a dict of its fields")
-        known = [f.name for f in dataclasses.fields(cls)]
-        for key in values:
-            if key not in known:
-                close = difflib.get_close_matches(str(key), known, n=1)
-                hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-                raise ValueError(f"unknown key {key!r} for DiversityConfig: {hint}")
+        if unknown := _unknown_field(cls, values):
+            raise ValueError(unknown)
         return cls(**values)
 
     def to_json_file(self, path: str | os.PathLike[str]) -> None:

@@ -210,6 +210,11 @@ class OwnMeasure(Measure):
         if not isinstance(found, Tensor) or found.ndim:
             what = f"has shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"is a {type(found).__name__}"
             raise TypeError(f"the value of measure {self.config.measure!r} {what}: J must be a 0-dim tensor")
+        if statistic.requires_grad and torch.is_grad_enabled() and not found.requires_grad:
+            raise ValueError(
+                f"the value of measure {self.config.measure!r} has no gradient, so nothing would be trained: make it "
+                "of the statistic by operations of torch, without .detach(), .item() or NumPy"
+            )
         return found
 
 

@@ -1,4 +1,5 @@
 import dataclasses
+import inspect
 import json
 
 import pytest
@@ -52,6 +53,16 @@ def test_unknown_key_names_the_nearest():
         DiversityConfig.from_dict({"lamda": 1})
     with pytest.raises(ValueError, match="did you mean 'diversity_weight'"):
         DiversityConfig.from_dict({"diversity_wieght": 1})
+
+
+def test_an_argument_that_is_no_field_is_told_with_the_field_to_type():
+    with pytest.raises(TypeError, match="did you mean 'diversity_weight' or 'activation_weight'"):
+        DiversityConfig(weight=1)
+    with pytest.raises(TypeError, match="did you mean 'layers'"):
+        DiversityConfig("direct", layer=["fc"])
+    with pytest.raises(TypeError, match="known: measure, diversity_weight"):
+        DiversityConfig(x_=1)
+    assert list(inspect.signature(DiversityConfig).parameters) == [f.name for f in dataclasses.fields(DiversityConfig)]
 
 
 @pytest.mark.parametrize(

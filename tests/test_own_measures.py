@@ -194,3 +194,12 @@ def test_a_statistic_that_cannot_be_averaged_is_refused(statistic, error, said):
     with pytest.raises(error, match=said) as raised:
         DiversityRegularizer(DiversityConfig(measure="wrong"))({"a": rows}, 0)
     assert raised.type is error  # no NaN, which could be skipped
+
+
+@pytest.mark.parametrize("value", [lambda self, s: s.mean().detach(), lambda self, s: torch.tensor(s.mean().item())])
+def test_a_value_without_gradient_is_refused(value):
+    register_measure("constant")(type("Constant", (good(),), {"statistic": lambda self, a: a.mean(0), "value": value}))
+    regularizer = DiversityRegularizer(DiversityConfig(measure="constant"))
+    with pytest.raises(ValueError, match="the value of measure 'constant' has no gradient"):
+        regularizer({"a": torch.randn(5, 3, requires_grad=True)}, 0)
+    assert regularizer({"a": torch.randn(5, 3)}, 0).layers["a"].diversity is not None, "an evaluation needs none"

@@ -1,10 +1,12 @@
 """The words of a probe: each statement comes where the numbers ask for it, and only there."""
 
+import dataclasses
 import re
 
 import pytest
 import torch
 
+from hf_diversity import DiversityConfig
 from hf_diversity.diagnostics import DiagnosticsMeter
 from hf_diversity.probe import findings
 from hf_diversity.probe.measuring import ModelReport
@@ -38,6 +40,29 @@ def test_few_samples_and_dead_units_are_said():
     assert re.search(r"mean squared norm .* \(\+300 %\)", texts) and "effective rank" in texts
     assert next(finding for finding in said if "one value" in finding.text).level == "warning"
     assert "never above 0" not in texts, "they are dead, and said to be"
+
+
+def test_more_examples_are_asked_for_only_where_there_are_more():
+    few, many = layer(torch.randn(30, 16)), layer(torch.randn(100, 16))
+
+    def text(train, test, left):
+        [found] = [f for f in findings._of_layers({"fc": {"train": train, "test": test}}, left) if "Few" in f.about]
+        return found.text
+
+    assert text(few, few, ("test",)).endswith("raise --max-examples to see.")
+    assert text(few, few, ()).endswith("there are no more examples.")
+    assert text(many, few, ("train",)).endswith("there are no more examples."), "the training ones are enough"
+
+
+def test_a_run_with_the_regulariser_is_not_told_to_train_one():
+    plain = report("a", redundant_layers(1))
+    assert findings.advice([plain])[0].startswith("Train a twin")
+    norm_alone = dataclasses.replace(plain, training=DiversityConfig(measure="none", activation_weight=0.1))
+    assert findings.advice([norm_alone])[0].startswith("Train a twin")
+    regularised = dataclasses.replace(plain, name="b", training=DiversityConfig())
+    for models in ([regularised], [plain, regularised]):
+        [said] = findings.advice(models)
+        assert said.startswith("b: trained with the regulariser. Compare") and "twins with both weights 0" in said
 
 
 def test_units_that_a_relu_would_kill_are_said():

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from ..diagnostics import LayerDiagnostics, generalization_gaps
-from .measuring import ModelReport
+from .measuring import ROLES, ModelReport
 from .scores import accuracy_error
 
 # Effective rank (centred) as a share of the units, or of the samples - 1 where there are fewer
@@ -86,11 +86,16 @@ def redundancy_word(layer: LayerDiagnostics) -> str:
     return "partly redundant" if partly else "diverse"
 
 
-def findings(models: Sequence[ModelReport]) -> list[Finding]:
-    """All that is to be said, the most important first within each model."""
+def findings(models: Sequence[ModelReport], left: Collection[str] = ROLES) -> list[Finding]:
+    """All that is to be said, the most important first within each model.
+
+    Args:
+        models: what was measured.
+        left: the roles with examples that were not measured.
+    """
     said = []
     for model in models:
-        own = [*_of_scores(model), *_of_layers(model.layers)]
+        own = [*_of_scores(model), *_of_layers(model.layers, left)]
         said += [Finding(f.level, f.about, f.text, model.name) for f in own]
     return [*_of_comparison(models), *said] if len(models) > 1 else said
 
@@ -101,7 +106,14 @@ def advice(models: Sequence[ModelReport]) -> list[str]:
     redundant = list(dict.fromkeys(name for name, layer in layers if redundancy_word(layer).endswith("redundant")))
     dead = list(dict.fromkeys(n for n, d in layers if _share(d.constant_units) >= MANY_DEAD))
     said = []
-    if redundant:
+    regularised = [model.name for model in models if model.training is not None and model.training.measure != "none"]
+    if redundant and regularised:
+        said.append(
+            f"{', '.join(regularised)}: trained with the regulariser. Compare, over several seeds, with twins with "
+            "both weights 0 and with the norm term alone (measure='none'): without these, no gain can be credited to "
+            "diversity."
+        )
+    elif redundant:
         default = all(model.where[name] == "input" for model in models for name in redundant if name in model.where)
         which = "" if default else "layers=[" + ", ".join(f'"{name}"' for name in redundant[:4]) + "], "
         more = ", ..." if len(redundant) > 4 and not default else ""
@@ -153,7 +165,7 @@ def _gap_is_clear(model: ModelReport) -> bool:
     return gap > SURE_GAP * _gap_error(model)
 
 
-def _of_layers(layers: Mapping[str, Mapping[str, LayerDiagnostics]]) -> list[Finding]:
+def _of_layers(layers: Mapping[str, Mapping[str, LayerDiagnostics]], left: Collection[str] = ROLES) -> list[Finding]:
     """What asks for a look, layer by layer; what many layers have in common once, the details are in their tables."""
     train = {name: by_role["train"] for name, by_role in layers.items()}
     said = []
@@ -173,15 +185,16 @@ def _of_layers(layers: Mapping[str, Mapping[str, LayerDiagnostics]]) -> list[Fin
             said += each.values()
         else:
             said.append(_together(list(each.values()), f"{len(each)} of {len(train)} layers {what}"))
-    few = [
-        name
+    few = {
+        name: roles
         for name, by_role in layers.items()
-        if min(layer.num_samples for layer in by_role.values()) < SAMPLES_PER_UNIT * by_role["train"].num_units
-    ]
+        if (roles := {r for r, d in by_role.items() if d.num_samples < SAMPLES_PER_UNIT * d.num_units})
+    }
     if few:
+        more = any(role in left for roles in few.values() for role in roles)
         text = (
-            f"{_list(few)} gave fewer than {SAMPLES_PER_UNIT} samples for each unit. Ranks come out too low and "
-            "correlations too high, on both splits; raise --max-examples to see."
+            f"{_list(list(few))} gave fewer than {SAMPLES_PER_UNIT} samples for each unit. Ranks come out too low and "
+            f"correlations too high; {'raise --max-examples to see' if more else 'there are no more examples'}."
         )
         said.append(Finding("note", "Few samples", text))
     return said

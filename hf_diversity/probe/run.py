@@ -75,8 +75,9 @@ def probe(
         measure_model(plan, name, examples, gammas, settings, progress)
         for plan, name in zip(plans, names, strict=True)
     ]
+    left = [role for role, split in examples.splits.items() if len(split) < examples.totals[role]]
     report = ProbeReport(
-        measured, findings(measured), advice(measured), _data(examples, settings), _how(settings, command)
+        measured, findings(measured, left), advice(measured), _data(examples, settings), _how(settings, command)
     )
     bar = (lambda items: tqdm(items, desc="figures", unit="figure", dynamic_ncols=True)) if progress else iter
     report.figures = draw_figures(measured, bar)
