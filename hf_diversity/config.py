@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 def _names_unknown_fields(cls: type[T]) -> type[T]:
     """Class decorator for a dataclass: an argument that is no field is refused with the field to type instead."""
-    init = cls.__init__  # type: ignore[misc]
+    init = cls.__init__
 
     @functools.wraps(init)
     def checked(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -49,7 +49,7 @@ def _names_unknown_fields(cls: type[T]) -> type[T]:
             raise TypeError(unknown)
         init(self, *args, **kwargs)
 
-    cls.__init__ = checked  # type: ignore[misc, method-assign, assignment]
+    cls.__init__ = checked  # type: ignore[misc, method-assign]
     return cls
 
 
