@@ -49,7 +49,7 @@ def _names_unknown_fields(cls: type[T]) -> type[T]:
             raise TypeError(unknown)
         init(self, *args, **kwargs)
 
-    cls.__init__ = checked  # type: ignore[misc, method-assign]
+    cls.__init__ = checked  # type: ignore[method-assign]
     return cls
 
 
