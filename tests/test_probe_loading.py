@@ -9,7 +9,7 @@ from architectures import tiny_transformer
 from safetensors.torch import load_file, save_file
 from timm.data.loader import adapt_to_chs
 from tiny import timm_folder, tiny_timm
-from tiny_text_folders import bert_folder
+from tiny_text_folders import bert_folder, take_a_tensor_out
 from transformers import AutoModelForSequenceClassification, BertForMaskedLM
 
 from hf_diversity.data import load_embedded
@@ -107,10 +107,7 @@ def test_a_checkpoint_takes_the_processor_of_its_run(tmp_path):
 
 def test_missing_tensors_are_no_random_ones(tmp_path):
     folder = bert_folder(tmp_path / "bert")
-    tensors = load_file(folder / "model.safetensors")
-    name = next(name for name in tensors if "attention" in name)
-    tensors.pop(name)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    take_a_tensor_out(folder)
     with pytest.raises(ValueError, match="lacks 1 tensors of BertModel .*random values"):
         load_model(str(folder), EMBEDDED)
 

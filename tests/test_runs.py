@@ -6,9 +6,8 @@ import shutil
 import pytest
 import torch
 from huggingface_hub import HfApi
-from safetensors.torch import load_file, save_file
 from tiny import Sentences, arguments, tiny_bert, tiny_timm
-from tiny_text_folders import bert_folder
+from tiny_text_folders import bert_folder, take_a_tensor_out
 from transformers import GPT2Config, GPT2DoubleHeadsModel
 
 from hf_diversity import DiversityConfig, DiversityTrainer, load_run
@@ -53,10 +52,7 @@ def test_what_cannot_be_loaded_says_why(tmp_path):
 
 def test_weights_that_lack_a_tensor_are_no_run(tmp_path):
     folder = bert_folder(tmp_path / "text")
-    tensors = load_file(folder / "model.safetensors")
-    name = next(name for name in tensors if "attention" in name)
-    tensors.pop(name)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    take_a_tensor_out(folder)
     with pytest.raises(ValueError, match="lacks 1 tensors of Bert.* random values"):
         load_run(folder)
 

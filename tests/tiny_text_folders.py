@@ -5,6 +5,7 @@ from __future__ import annotations
 import datasets
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
@@ -63,3 +64,10 @@ def text_folder(path, train=96, test=30):
         table = datasets.Dataset.from_dict({"sentence": texts, "label": labels}, features=features)
         table.to_parquet(path / "data" / f"{split}-00000-of-00001.parquet")
     return path
+
+
+def take_a_tensor_out(folder):
+    """Leave the weights of a folder without one of attention's."""
+    tensors = load_file(folder / "model.safetensors")
+    tensors.pop(next(name for name in tensors if "attention" in name))
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
