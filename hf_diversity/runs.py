@@ -9,6 +9,7 @@ from typing import Any
 
 import transformers
 from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoProcessor, PreTrainedModel
 
 from .config import CONFIG_NAME, DiversityConfig
@@ -58,7 +59,7 @@ def load_run(source: str | Path, revision: str | None = None, trust_remote_code:
 
     Raises:
         FileNotFoundError: the folder is not there or holds no model.
-        OSError: the repository cannot be reached, or its weights are no safetensors.
+        OSError: the repository cannot be reached, or its weights are no safetensors, or cut off.
         ValueError: it is an adapter of PEFT, the model brings code of its own, its config.json cannot be used, its
             class is not known, its weights lack a tensor, or its results are no JSON.
     """
@@ -93,9 +94,12 @@ def load_run(source: str | Path, revision: str | None = None, trust_remote_code:
             f"config.json names the architecture {', '.join(config.architectures or ())}, which transformers "
             f"{transformers.__version__} does not have: load it with its own class"
         )
-    model, report = kind.from_pretrained(
-        folder, trust_remote_code=trust_remote_code, use_safetensors=True, output_loading_info=True
-    )
+    try:
+        model, report = kind.from_pretrained(
+            folder, trust_remote_code=trust_remote_code, use_safetensors=True, output_loading_info=True
+        )
+    except SafetensorError as error:
+        raise OSError(f"the weights of {source} are cut off or no safetensors ({error}): copy them again") from error
     refuse_random_values(model, report, source)
     settings, results = folder / CONFIG_NAME, folder / RESULTS_NAME
     return Run(

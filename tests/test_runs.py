@@ -44,6 +44,11 @@ def test_what_cannot_be_loaded_says_why(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no config.json"):
         load_run(tmp_path)
     folder = bert_folder(tmp_path / "text")
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:-8])
+    with pytest.raises(OSError, match=r"the weights of .*text are cut off"):
+        load_run(folder)
+    (folder / "model.safetensors").write_bytes(whole)
     torch.save(load_run(folder).model.state_dict(), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     with pytest.raises(OSError, match="safetensors"):
