@@ -29,7 +29,6 @@ REDUCTIONS = ("mean", "sum")
 SAMPLES = ("auto", "positions", "pooled", "first")
 SYNCS = ("global", "local")
 ON_NONFINITE = ("raise", "skip")
-DETERMINANTS = ("det", "logdet")
 
 CONFIG_NAME = "diversity_config.json"
 """The configuration, beside a model and in a checkpoint."""
@@ -233,13 +232,10 @@ class DiversityConfig:
             )
         if not (math.isfinite(_number("jitter", self.jitter)) and self.jitter >= 0):
             raise ValueError(f"jitter is {self.jitter}: it must be finite and >= 0; type jitter=1e-4")
-        for name, default, readers in (("reduction", "mean", ("direct",)), ("jitter", DEFAULT_JITTER, DETERMINANTS)):
-            value = getattr(self, name)
-            if value != default and self.measure not in (*readers, "none"):  # none: the twin of a run with any of them
-                raise ValueError(
-                    f"{name} is {value!r} and measure is {self.measure!r}, which does not use it: it is for "
-                    f"{' and '.join(readers)}; leave {name} out"
-                )
+        if self.reduction == "sum" and self.measure not in ("direct", "none"):  # none: the twin of a run with direct
+            raise ValueError(
+                f"reduction is 'sum' and measure is {self.measure!r}, which has no such choice; leave reduction out"
+            )
         if not isinstance(self.scale_invariant, bool):
             raise TypeError(f"scale_invariant is {self.scale_invariant!r}: it must be True or False")
         if self.scale_invariant and (self.gamma != "median" or not has_gamma(self.measure)):

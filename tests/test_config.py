@@ -72,9 +72,8 @@ def test_an_argument_that_is_no_field_is_told_with_the_field_to_type():
         (
             {"reduction": "sum", "measure": "logdet"},
             ValueError,
-            "does not use it: it is for direct; leave reduction out",
+            "measure is 'logdet', which has no such choice; leave reduction out",
         ),
-        ({"jitter": 0.5}, ValueError, "measure is 'direct', which does not use it: it is for det and logdet; leave"),
         ({"reduction": "max"}, ValueError, "reduction is 'max'"),
         ({"samples": "last"}, ValueError, "samples is 'last'"),
         ({"sync": "none"}, ValueError, "sync is 'none'"),
